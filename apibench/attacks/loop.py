@@ -1,0 +1,81 @@
+"""The attack loop: sign steps inside the L-infinity ball, bound by construction and after rounding."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from apibench._torch import torch
+from apibench.attacks.gradients import Momentum
+from apibench.attacks.transforms import InputDiversity
+from apibench.pixels import LEVELS
+
+Tensor = torch.Tensor
+
+ATTACKS = ("mi-di",)
+
+
+@dataclass(frozen=True)
+class AttackSettings:
+    """An attack: MI (momentum ``mu``) with DI (``di_probability``, ``di_smallest``), untargeted.
+
+    ``epsilon`` is the bound in whole levels of 255; the step is epsilon / ``steps``; the start is zero.
+    """
+
+    name: str = "mi-di"
+    epsilon: int = 16
+    steps: int = 10
+    mu: float = 1.0
+    di_probability: float = 0.9
+    di_smallest: float = 299 / 330
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.name not in ATTACKS:
+            raise ValueError(f"{self.name}: no such attack; there is {', '.join(ATTACKS)}")
+        if not 1 <= self.epsilon <= LEVELS or self.steps < 1:
+            raise ValueError(f"epsilon must be 1 to {LEVELS} and steps at least 1, got {self.epsilon} and {self.steps}")
+
+    @property
+    def variant(self) -> str:
+        """What the images are called in sets and tables: ``mi-di/eps16``."""
+        return f"{self.name}/eps{self.epsilon}"
+
+
+def generator(seed: int, identity: str) -> torch.Generator:
+    """The random draws of one image: by the recipe's seed and the image's identity, whatever its place in a batch or a set."""
+    digest = hashlib.sha256(f"{seed}/{identity}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def attack(
+    x: Tensor,
+    labels: Tensor,
+    logits: Callable[[Tensor], Tensor],
+    settings: AttackSettings,
+    generators: Sequence[torch.Generator],
+) -> Tensor:
+    """Move ``x`` away from ``labels`` within the bound.
+
+    ``x``: (N, 3, H, W) float pixels in [0, 1], whole levels of 255. ``labels``: (N,) class indices. ``logits``: the ensemble,
+    (N, 3, H, W) -> (N, classes). ``generators``: one an image. Returns (N, 3, H, W) in [0, 1], whole levels of 255, with
+    ``|result - x| <= epsilon / 255``. Nothing computed for an image depends on the others of its batch.
+    """
+    bound = settings.epsilon / LEVELS
+    lower, upper = (x - bound).clamp_(min=0.0), (x + bound).clamp_(max=1.0)
+    direction = Momentum(settings.mu)
+    diversity = InputDiversity(settings.di_probability, settings.di_smallest)
+    adversarial = x.clone()
+    for _ in range(settings.steps):
+        adversarial.requires_grad_()
+        view = diversity(adversarial, generators)
+        # Summed, not averaged: each image's gradient is its own, whatever the size of the batch.
+        loss = torch.nn.functional.cross_entropy(logits(view), labels, reduction="sum")
+        # Only the gradient of the input is asked for; weight gradients would cost half as much again.
+        (gradient,) = torch.autograd.grad(loss, adversarial)
+        with torch.no_grad():
+            step = direction(gradient).sign().mul_(bound / settings.steps)
+            adversarial = torch.minimum(torch.maximum(adversarial.detach() + step, lower), upper)
+    # Rounded, not truncated: truncating breaks the bound by one level. Epsilon is whole, so rounding cannot.
+    return adversarial.mul_(LEVELS).round_().div_(LEVELS)

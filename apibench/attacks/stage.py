@@ -1,0 +1,121 @@
+"""``apibench generate``: from a clean image set to an adversarial one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from apibench._torch import torch
+from apibench.attacks.ensembles import MeanLogits
+from apibench.attacks.loop import AttackSettings, attack, generator
+from apibench.classifiers import canonical, load_all
+from apibench.environment import machine
+from apibench.errors import ApibenchError
+from apibench.imageset import ImageRecord, ImageSet, Pixels, SetWriter
+from apibench.pixels import LEVELS, sources_sha256, to_pixels, to_tensor
+from apibench.progress import Progress
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part ``index`` (from 1) of ``count`` of a job; which images it takes depends on their order in the set alone."""
+
+    index: int = 1
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.index <= self.count:
+            raise ValueError(f"shard {self.index}/{self.count}: write i/n with i from 1 to n")
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """``i/n``. Raises ApibenchError for anything else."""
+        index, _, count = text.partition("/")
+        try:
+            return cls(int(index), int(count))
+        except ValueError as error:
+            raise ApibenchError(f"--shard {text}: write I/N with I from 1 to N, such as 1/4") from error
+
+    def of(self, records: Sequence[ImageRecord]) -> Sequence[ImageRecord]:
+        return records[self.index - 1 :: self.count]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a run of the stage did. ``images`` is None while other shards have images to make."""
+
+    images: ImageSet | None
+    made: int
+    kept: int
+
+
+def generate(
+    images: ImageSet,
+    out: Path,
+    settings: AttackSettings,
+    surrogates: Sequence[str],
+    *,
+    shard: Shard | None = None,
+    limit: int | None = None,
+    device: str = "cpu",
+) -> Generated:
+    """Attack every image of a clean set; what is already in ``out`` stays untouched.
+
+    Raises ApibenchError where ``images`` is not clean, a surrogate cannot be loaded, or ``out`` holds another recipe.
+    """
+    records = images.records[:limit]
+    if any(record.variant != "clean" for record in records):
+        raise ApibenchError(f"{images.folder}: only clean images are attacked; this set is {records[0].variant!r}")
+    names = [canonical(name) for name in surrogates]
+    recipe = {
+        "stage": "generate",
+        "attack": asdict(settings),
+        "surrogates": names,
+        "images": len(records),
+        "images_sha256": sources_sha256(records),
+    }
+    writer = SetWriter(out, recipe)
+    mine = (shard or Shard()).of(records)
+    todo = [record for record in mine if writer.done(record.id) is None]
+    if todo:
+        ensemble = MeanLogits(load_all(surrogates, device))
+        about = machine(device)
+        for record in Progress(todo, f"attack {settings.variant}", unit="image"):
+            clean = images.read_pixels(record)
+            label, label_source = _label(record, clean, ensemble, device)
+            adversarial = attack_pixels(clean, label, record.pixels_sha256, ensemble, settings, device)
+            noise = adversarial.astype(np.int16) - clean
+            if int(np.abs(noise).max()) > settings.epsilon:
+                raise AssertionError(f"{record.id}: the bound does not hold")
+            writer.write(
+                record.id,
+                adversarial,
+                variant=settings.variant,
+                source=record.pixels_sha256,
+                label=label,
+                label_source=label_source,
+                settings={"attack": asdict(settings), "surrogates": names},
+                extra={"linf": int(np.abs(noise).max()), "l2": round(float(np.linalg.norm(noise / LEVELS)), 6)},
+                **about,
+            )
+    return Generated(writer.finish(record.id for record in records), made=len(todo), kept=len(mine) - len(todo))
+
+
+def attack_pixels(
+    clean: Pixels, label: int, identity: str, ensemble: MeanLogits, settings: AttackSettings, device: str = "cpu"
+) -> Pixels:
+    """Attack one image, (H, W, 3) uint8, alone: on a CPU batching gains nothing, and the bytes then depend on nothing else."""
+    x = to_tensor(clean).to(device)
+    target = torch.tensor([label], device=device)
+    return to_pixels(attack(x, target, ensemble, settings, [generator(settings.seed, identity)]))
+
+
+def _label(record: ImageRecord, clean: Pixels, ensemble: MeanLogits, device: str) -> tuple[int, str]:
+    """The class to move away from: the given one, else the ensemble's own clean prediction."""
+    if record.label is not None:
+        return record.label, record.label_source or "given"
+    with torch.no_grad():
+        return int(ensemble(to_tensor(clean).to(device)).argmax()), "predicted"

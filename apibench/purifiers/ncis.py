@@ -1,0 +1,59 @@
+"""``ncis``: x(i+1) = f(GS(x(i))), f a blind-spot network (Cha, Ko, Yoo, Moon, arXiv 2106.11644)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from apibench._torch import torch
+from apibench.errors import ApibenchError
+from apibench.purifiers.blindspot import BlindSpotNet, BlindSpotSettings, reflect
+from apibench.purifiers.contract import Purifier
+from apibench.purifiers.gaussian import Smoothing
+
+Tensor = torch.Tensor
+
+# The header of a weights file: JSON under one key, with the network's and the smoothing's settings.
+HEADER = "apibench"
+FORMAT = "blindspot-1"
+
+
+class NCIS(Purifier):
+    """Smooth, then let the blind-spot network give the picture back; repeat.
+
+    Each pass pads by reflection what smoothing and network together take off, so that borders are as good as the middle.
+    """
+
+    def __init__(self, name: str, iterations: int, network: BlindSpotNet, smoothing: Smoothing) -> None:
+        super().__init__(name, iterations)
+        self.network = network.eval().requires_grad_(False)
+        self.smoothing = smoothing
+
+    def once(self, x: Tensor) -> Tensor:
+        x = reflect(x, self.network.margin + self.smoothing.radius)
+        y: Tensor = self.network(self.smoothing.valid(x))
+        return y
+
+
+def load_weights(path: Path) -> tuple[BlindSpotNet, Smoothing]:
+    """Read what ``apibench train`` wrote: the network, and the smoothing it was trained after.
+
+    Raises ApibenchError naming the file where it is not readable, not of this kind, or does not fit its own header.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ApibenchError(f"{path}: not readable as safetensors ({error!s:.100})") from error
+    if header.get("format") != FORMAT:
+        raise ApibenchError(f"{path}: not the weights of a blind-spot network; make them with 'apibench train'")
+    try:
+        network = BlindSpotNet(BlindSpotSettings(**header["network"]))
+        smoothing = Smoothing(**header["smoothing"])
+        network.load_state_dict(state)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ApibenchError(f"{path}: its tensors do not fit the network its header names ({error!s:.160})") from error
+    return network, smoothing

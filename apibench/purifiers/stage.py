@@ -1,0 +1,69 @@
+"""``apibench purify``: from any image set to a purified one."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from apibench._torch import torch
+from apibench.environment import machine
+from apibench.imageset import ImageSet, SetWriter
+from apibench.pixels import sources_sha256, to_pixels, to_tensor
+from apibench.progress import Progress
+from apibench.purifiers.contract import Purifier
+from apibench.purifiers.ncis import NCIS
+
+
+@dataclass(frozen=True)
+class Purified:
+    """What a run of the stage did."""
+
+    images: ImageSet
+    made: int
+    kept: int
+
+
+def purify(images: ImageSet, out: Path, purifier: Purifier, *, device: str = "cpu") -> Purified:
+    """Purify every image of a set, one at a time (that fits the cache); what is already in ``out`` stays untouched."""
+    settings: dict[str, str | int] = {"purifier": purifier.name, "iterations": purifier.iterations}
+    if isinstance(purifier, NCIS):
+        # The default weights may change with a new apibench: the set must then be another one.
+        settings["weights_sha256"] = _weights_sha256(purifier)
+    recipe = {
+        "stage": "purify",
+        **settings,
+        "images": len(images.records),
+        "images_sha256": sources_sha256(images.records),
+    }
+    writer = SetWriter(out, recipe)
+    todo = [record for record in images.records if writer.done(record.id) is None]
+    purifier = purifier.to(device)
+    about = machine(device)
+    for record in Progress(todo, f"purify {purifier.variant}", unit="image"):
+        before = images.read_pixels(record)
+        with torch.inference_mode():
+            after = to_pixels(purifier(to_tensor(before).to(device)))
+        writer.write(
+            record.id,
+            after,
+            variant=f"{record.variant}+{purifier.variant}",
+            source=record.source,
+            label=record.label,
+            label_source=record.label_source,
+            settings={**record.settings, "purify": settings},
+            extra={"mean_change": round(float(np.abs(after.astype(np.int16) - before).mean()), 4)},
+            **about,
+        )
+    finished = writer.finish(record.id for record in images.records)
+    assert finished is not None
+    return Purified(finished, made=len(todo), kept=len(images.records) - len(todo))
+
+
+def _weights_sha256(purifier: NCIS) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(purifier.network.state_dict().items()):
+        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,128 @@
+"""What a run is: the TOML of ``apibench run``, read and checked before anything is computed or spent."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from apibench import data
+from apibench.errors import ApibenchError
+
+# Names that become parts of file names and of table rows.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+VENDORS = ("aws", "azure", "clarifai", "google")
+
+
+class Section(BaseModel):
+    """A table of the TOML: an unknown key is an error, since a misspelt one would otherwise be ignored silently."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Images(Section):
+    """``source``: a folder of photographs, an image set, or ``pypi:foolbox`` (20 ImageNet photographs)."""
+
+    source: str = "pypi:foolbox"
+    labels: Path | None = None
+    max_side: int = Field(default=512, ge=32, le=8192)
+    limit: int | None = Field(default=None, ge=1)
+
+
+class Generate(Section):
+    """The attacks: every epsilon makes an adversarial set."""
+
+    attack: Literal["mi-di"] = "mi-di"
+    epsilon: list[Annotated[int, Field(ge=1, le=255)]] = Field(default=[16], min_length=1)
+    steps: int = Field(default=10, ge=1, le=10_000)
+    seed: int = Field(default=0, ge=0)
+    surrogates: list[str] = Field(default=["tf_efficientnet_lite0", "tf_efficientnet_lite1"], min_length=1)
+
+
+class Purify(Section):
+    """A purifier by name, and how many passes: each number makes a set of every clean and adversarial one."""
+
+    purifier: str
+    iterations: list[Annotated[int, Field(ge=1, le=1000)]] = Field(default=[1], min_length=1)
+
+
+class Query(Section):
+    """Which providers are asked. ``emulated`` sends to the local emulator instead, with fake keys, and costs nothing."""
+
+    providers: list[str] = Field(default=["aws"], min_length=1)
+    emulated: bool = False
+    campaign: Name = "default"
+    max_calls: int | None = Field(default=None, ge=1)
+    concurrency: int = Field(default=4, ge=1, le=64)
+    settings: dict[str, dict[str, str | int | float | bool]] = Field(default_factory=dict)
+    prices: Path | None = None
+
+    @field_validator("providers")
+    @classmethod
+    def _each_once(cls, providers: list[str]) -> list[str]:
+        if len(set(providers)) < len(providers):
+            raise ValueError("a provider is named twice")
+        return providers
+
+
+class Emulator(Section):
+    """The network that answers in a vendor's place; no surrogate of the attack should be the same."""
+
+    target: str = "tf_efficientnet_lite2"
+
+
+class Recipe(Section):
+    """A whole run. ``name`` is the run's; it writes below ``out`` (default ``reports/NAME``)."""
+
+    name: Name
+    out: Path | None = None
+    images: Images = Images()
+    generate: Generate = Generate()
+    purify: list[Purify] = Field(default_factory=list)
+    query: Query = Query()
+    emulator: Emulator = Emulator()
+
+    @model_validator(mode="after")
+    def _settings_are_of_asked_providers(self) -> Recipe:
+        for provider in self.query.settings:
+            if provider not in self.query.providers:
+                raise ValueError(f"query.settings.{provider}: {provider} is not in query.providers")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        return self.out if self.out is not None else Path("reports") / self.name
+
+
+def find(name: str) -> Path:
+    """A recipe's file: a path, or the name of one that comes with apibench (``demo.toml``)."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    if re.fullmatch(r"[a-z0-9-]+(\.toml)?", name):
+        shipped = data.root() / "recipes" / f"{name.removesuffix('.toml')}.toml"
+        if shipped.is_file():
+            return shipped
+    known = ", ".join(sorted(entry.name for entry in (data.root() / "recipes").glob("*.toml")))
+    raise ApibenchError(f"{name}: no such recipe file; apibench comes with {known}")
+
+
+def load(path: Path) -> Recipe:
+    """Read and check a recipe. Raises ApibenchError naming the key and the reason (the first three, if there are more)."""
+    try:
+        return Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ApibenchError(f"{path}: not TOML: {error}") from error
+    except OSError as error:
+        raise ApibenchError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        problems = [f"{path}: {_where(e['loc'])}{e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
+        raise ApibenchError("\n".join(problems[:3])) from error
+
+
+def _where(location: tuple[int | str, ...]) -> str:
+    text = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+    return f"{text}: " if text else ""

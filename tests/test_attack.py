@@ -1,0 +1,116 @@
+"""The attack: equal to a short reference written from the papers, independent of its batch, within its bound."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from apibench._torch import torch
+from apibench.attacks.ensembles import MeanLogits
+from apibench.attacks.gradients import Momentum
+from apibench.attacks.loop import AttackSettings, attack, generator
+from apibench.attacks.transforms import InputDiversity
+from apibench.pixels import to_tensor
+from tests.conftest import paint, tiny_classifier
+
+ENSEMBLE = MeanLogits([tiny_classifier(0, 32), tiny_classifier(1, 24), tiny_classifier(2, 32)])
+DOUBLE = MeanLogits([tiny_classifier(0, 32), tiny_classifier(1, 24)]).double()
+
+
+def test_without_diversity_it_is_momentum_iteration_as_written() -> None:
+    """Dong et al. 2018, algorithm 1 and section 3.4, in ten lines: mean absolute value, one image, plain backward."""
+    x, label = to_tensor(paint(3)).double(), torch.tensor([4])
+    eps, steps, mu = 16 / 255, 10, 1.0
+    g, adv = torch.zeros_like(x), x.clone()
+    for _ in range(steps):
+        adv = adv.detach().requires_grad_()
+        views = [
+            torch.nn.functional.interpolate(adv, (c.input.size,) * 2, mode="bilinear", antialias=True)
+            for c in DOUBLE.surrogates
+        ]
+        logits = sum(c.network((v - 0.5) / 0.5) for c, v in zip(DOUBLE.surrogates, views, strict=True)) / 2
+        torch.nn.functional.cross_entropy(logits, label).backward()
+        g = mu * g + adv.grad / adv.grad.abs().mean()
+        adv = (adv.detach() + eps / steps * g.sign()).clamp(x - eps, x + eps).clamp(0, 1)
+    expected = (adv * 255).round() / 255
+    ours = attack(x, label, DOUBLE, AttackSettings(di_probability=0.0), [generator(0, "any")])
+    assert torch.equal(ours.mul(255).round(), expected.mul(255).round())
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1]])
+def test_an_image_does_not_depend_on_its_batch(order: list[int]) -> None:
+    """In float64, where the last bits of a batched convolution cannot flip a sign."""
+    pictures = torch.cat([to_tensor(paint(i)).double() for i in range(3)])
+    labels = torch.tensor([1, 2, 3])
+    alone = [
+        attack(pictures[i : i + 1], labels[i : i + 1], DOUBLE, AttackSettings(), [generator(7, str(i))])
+        for i in range(3)
+    ]
+    together = attack(pictures[order], labels[order], DOUBLE, AttackSettings(), [generator(7, str(i)) for i in order])
+    for place, i in enumerate(order):
+        assert torch.equal(together[place], alone[i][0])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 64), st.integers(1, 5), st.integers(0, 100), st.integers(9, 40), st.integers(9, 40))
+def test_the_bound_holds_for_any_epsilon_steps_and_size(
+    epsilon: int, steps: int, seed: int, height: int, width: int
+) -> None:
+    clean = paint(seed, height, width)
+    x = to_tensor(clean)
+    chosen = AttackSettings(epsilon=epsilon, steps=steps, seed=seed)
+    levels = attack(x, torch.tensor([seed % 10]), ENSEMBLE, chosen, [generator(seed, "x")]) * 255
+    assert torch.allclose(levels, levels.round(), atol=1e-4)
+    assert (levels.round() - x * 255).abs().max() <= epsilon + 1e-4
+    assert levels.min() >= 0
+    assert levels.max() <= 255 + 1e-4
+
+
+def test_it_raises_the_loss_of_networks_it_knows() -> None:
+    x, label = to_tensor(paint(5)), ENSEMBLE(to_tensor(paint(5))).argmax(1)
+    adversarial = attack(x, label, ENSEMBLE, AttackSettings(epsilon=8), [generator(0, "x")])
+    loss = torch.nn.functional.cross_entropy
+    noise = torch.randint(0, 2, x.shape, generator=torch.Generator().manual_seed(0)) * 2.0 - 1
+    random = (x + noise * 8 / 255).clamp(0, 1)
+    assert loss(ENSEMBLE(adversarial), label) > loss(ENSEMBLE(random), label) + 0.05
+
+
+def test_a_gradient_of_zero_gives_no_nan() -> None:
+    def flat(x: torch.Tensor) -> torch.Tensor:
+        return x.sum(dim=(1, 2, 3), keepdim=True)[:, :, 0, 0] * torch.zeros(1, 10)
+
+    x = to_tensor(paint(0))
+    assert torch.equal(attack(x, torch.tensor([0]), flat, AttackSettings(), [generator(0, "x")]), x)
+    rule = Momentum()
+    assert torch.equal(rule(torch.zeros(2, 3, 4, 4)), torch.zeros(2, 3, 4, 4))
+    assert rule(torch.full((2, 3, 4, 4), float("nan"))).isfinite().all()
+
+
+def test_draws_follow_seed_and_identity_alone() -> None:
+    def draws(seed: int, identity: str) -> list[float]:
+        return torch.rand(4, generator=generator(seed, identity)).tolist()
+
+    assert draws(0, "a") == draws(0, "a")
+    assert len({tuple(draws(s, i)) for s in (0, 1) for i in ("a", "b")}) == 4
+
+
+def test_input_diversity_shrinks_onto_black_and_keeps_the_size() -> None:
+    white = torch.ones(1, 3, 40, 60)
+    areas, untouched = [], 0
+    for i in range(200):
+        view = InputDiversity(0.9)(white, [generator(i, "x")])
+        assert view.shape == white.shape
+        lit = view[0, 0] > 0
+        areas.append(float(lit.float().mean()))
+        untouched += bool(torch.equal(view, white))
+    assert min(areas) >= (299 / 330 - 0.02) ** 2
+    assert 5 <= untouched <= 60, "one in ten is left alone, and some round to the full size"
+    assert np.std(areas) > 0.02
+
+
+@pytest.mark.parametrize("bad", [{"name": "fgsm"}, {"epsilon": 0}, {"epsilon": 256}, {"steps": 0}])
+def test_impossible_settings_are_refused(bad: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"epsilon|attack"):
+        AttackSettings(**bad)  # type: ignore[arg-type]
