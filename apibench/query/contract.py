@@ -154,6 +154,9 @@ class Adapter(Protocol):
 
     info: ProviderInfo
 
+    def settings(self, options: ProviderOptions) -> Mapping[str, str | int | float | bool]:
+        """The settings that ``create`` would use, without credentials or SDK. Raises ValueError naming a wrong one."""
+
     def create(self, options: ProviderOptions) -> Provider:
         """Import the SDK and build a client. Raises ProviderError (CREDENTIALS) where that fails for want of keys."""
 
