@@ -235,6 +235,212 @@ def train(
     return list_failed([(reason.partition(":")[0], reason) for reason in summary["skipped"]], 0)
 
 
+@cli.command()
+@click.option(
+    "--provider", required=True, metavar="NAME", help="Whom to ask: aws, or another with an adapter installed."
+)
+@click.option(
+    "--images", "images", required=True, multiple=True, metavar="DIR|SET", help="What to send; repeat for several."
+)
+@click.option("--store", required=True, type=FILE, metavar="FILE", help="Where responses are kept (SQLite).")
+@click.option("--emulated", is_flag=True, help="Ask a local emulator instead, with fake keys. Costs nothing.")
+@click.option("--target", default="tf_efficientnet_lite2", show_default=True, help="The emulator's network.")
+@click.option("--endpoint", metavar="URL", help="Another endpoint than the SDK's own. Its answers are marked 'custom'.")
+@click.option(
+    "--campaign", default="default", show_default=True, help="Answers of another campaign are asked for anew."
+)
+@click.option(
+    "--max-calls",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Never put more requests on the wire for this campaign, over all starts.",
+)
+@click.option("--dry-run", is_flag=True, help="Print calls and cost; send nothing. Needs no keys.")
+@click.option("--concurrency", default=4, show_default=True, type=click.IntRange(1, 64), help="Requests at a time.")
+@click.option(
+    "--timeout", default=30.0, show_default=True, type=click.FloatRange(0.1), help="Seconds to wait for an answer."
+)
+@click.option(
+    "--rate", type=click.FloatRange(0, min_open=True), help="Requests a second.  [default: the provider's limit]"
+)
+@click.option(
+    "--setting", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the provider, such as MaxLabels=20."
+)
+@click.option("--prices", type=FILE, metavar="FILE", help="A price list of your own, like data/prices.json.")
+@MAX_SIDE
+def query(
+    provider: str,
+    images: tuple[str, ...],
+    store: Path,
+    emulated: bool,
+    target: str,
+    endpoint: str | None,
+    campaign: str,
+    max_calls: int | None,
+    dry_run: bool,
+    concurrency: int,
+    timeout: float,
+    rate: float | None,
+    settings: tuple[str, ...],
+    prices: Path | None,
+    max_side: int,
+) -> ExitCode:
+    """Send images to a provider and keep its raw responses.
+
+    An image with a stored answer is never sent again: run it again to go on where it stopped. Credentials are found as the
+    vendor's SDK finds them (aws: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, ...) and are never stored.
+
+    \b
+    apibench query --provider aws --images sets/clean --images sets/adv --store aws.sqlite --emulated
+    apibench query --provider aws --images sets/clean --images sets/adv --store aws.sqlite --dry-run
+    """
+    from apibench.query import stage
+    from apibench.run import summary
+    from apibench.sources import open_sources
+
+    chosen = stage.QuerySettings(
+        provider=provider,
+        campaign=campaign,
+        emulated=emulated,
+        target=target,
+        endpoint=endpoint,
+        max_calls=max_calls,
+        concurrency=concurrency,
+        timeout=timeout,
+        per_second=rate,
+        settings=parse_settings(settings),
+        prices=prices,
+    )
+    stage.estimate(chosen, 0)  # a wrong provider or price list is found before photographs are decoded
+    sources = open_sources(images, store, max_side=max_side)
+    sets = [source.images for source in sources]
+    failed = [problem for source in sources for problem in source.failed]
+    if dry_run:
+        click.echo(stage.plan(sets, store, chosen))
+        return list_failed(failed, 0)
+    report = stage.query_images(sets, store, chosen)
+    click.echo(f"{store}: {summary(report)}")
+    if report.halted is not None:
+        click.echo(f"apibench: {provider}: {report.message}", err=True)
+    code = list_failed([*failed, *((name, f"{name}: {reason}") for name, reason in report.failed + report.rejected)], 0)
+    return report.exit_code or code
+
+
+@cli.command()
+@click.option("--port", default=0, type=click.IntRange(0, 65535), help="Port to listen on.  [default: a free one]")
+@click.option("--target", default="tf_efficientnet_lite2", show_default=True, help="The network that answers.")
+@click.option("--bill", type=FILE, metavar="FILE", help="Append a JSON line for each answered call.")
+@click.option(
+    "--fault",
+    "faults",
+    multiple=True,
+    metavar="KIND=PROBABILITY",
+    help="Fail at random: throttle=0.1, 500=0.05, hang, drop, ...",
+)
+@click.option(
+    "--rate-limit", type=click.FloatRange(0, min_open=True), metavar="N", help="Throttle above N requests a second."
+)
+@click.option(
+    "--latency", default=0.0, show_default=True, type=click.FloatRange(0), help="Seconds added to each answer."
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the random faults.")
+def emulate(
+    port: int,
+    target: str,
+    bill: Path | None,
+    faults: tuple[str, ...],
+    rate_limit: float | None,
+    latency: float,
+    seed: int,
+) -> ExitCode:
+    """Speak a vendor's wire protocol on 127.0.0.1 and answer with a real classifier, until interrupted.
+
+    Any SDK can be pointed at it; AWS's, for one, by endpoint_url or AWS_ENDPOINT_URL_REKOGNITION.
+
+    \b
+    apibench emulate --port 8080 --bill bill.jsonl
+    """
+    from apibench.emulator import Emulator, Faults
+
+    chosen = Faults.parse(faults, seed=seed)
+    with Emulator(target, port=port, bill=bill, faults=chosen, latency=latency, rate_limit=rate_limit) as emulator:
+        click.echo(f"emulating AWS Rekognition on {emulator.url}, answered by {target}; stop with Ctrl-C")
+        emulator.wait()
+    return ExitCode.DONE
+
+
+@cli.command()
+@click.option("--store", required=True, type=FILE, metavar="FILE", help="A store that 'apibench query' wrote.")
+@click.option("--out", required=True, type=FOLDER, metavar="DIR", help="Where the report goes.")
+@click.option("--campaign", metavar="NAME", help="Only this campaign.  [default: all, each in its own rows]")
+def report(store: Path, out: Path, campaign: str | None) -> ExitCode:
+    """Write tables (Markdown, CSV) and a picture from stored responses. Needs no network.
+
+    \b
+    apibench report --store aws.sqlite --out report
+    """
+    from apibench.report import write_report
+
+    written = write_report(store, out, campaign)
+    click.echo(written.main_table)
+    click.echo(f"report: {written.report}")
+    return ExitCode.DONE
+
+
+@cli.command()
+@click.argument("recipe", metavar="RECIPE.toml")
+@click.option("--images", metavar="DIR|SET", help="Instead of the recipe's images.source.")
+@click.option("--out", type=FOLDER, metavar="DIR", help="Instead of the recipe's out.")
+@click.option("--dry-run", is_flag=True, help="Check the recipe, print calls and cost; compute and send nothing.")
+@THREADS
+def run(recipe: str, images: str | None, out: Path | None, dry_run: bool, threads: int | None) -> ExitCode:
+    """Run a recipe: import, attack, purify, query, report. What is already there is not done again.
+
+    RECIPE is a file, or the name of one that comes with apibench: demo.toml (offline, free) or api-benchmark.toml (live).
+
+    \b
+    apibench run demo.toml
+    apibench run api-benchmark.toml --images photos --dry-run
+    """
+    from apibench import recipe as recipes
+    from apibench import run as runs
+
+    loaded = recipes.load(recipes.find(recipe), images=images, out=out)
+    if dry_run:
+        runs.check(loaded)
+        for plan in runs.plans(loaded):
+            click.echo(plan)
+        for line in runs.providers(loaded)[1]:
+            click.echo(line)
+        return ExitCode.DONE
+    use_threads(threads, "cpu")
+    runs.check(loaded)
+    result = runs.run(loaded, click.echo)
+    click.echo("\n" + result.main_table)
+    click.echo(f"store:  {result.store}\nreport: {result.report}")
+    list_failed([("", problem) for problem in result.problems], 0)
+    return result.exit_code
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, str | int | float | bool]:
+    """``KEY=VALUE`` with numbers and true/false as such. Raises ApibenchError for anything else."""
+    settings: dict[str, str | int | float | bool] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise ApibenchError(f"--setting {pair}: write KEY=VALUE")
+        settings[key] = value
+        for convert in (int, float):
+            try:
+                settings[key] = convert(value)
+                break
+            except ValueError:
+                continue
+        if value in ("true", "false"):
+            settings[key] = value == "true"
+    return settings
+
+
 def use_threads(threads: int | None, device: str) -> None:
     """Set the number of CPU threads, and refuse a device that is not there."""
     from apibench._torch import torch

@@ -20,6 +20,16 @@ class Progress(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         yield from self._bar
 
+    def __enter__(self) -> Progress[T]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def advance(self, count: int) -> None:
+        """Move the bar of work that is not iterated over."""
+        self._bar.update(count)
+
     def note(self, text: str) -> None:
         """A word beside the bar (a loss, a rate)."""
         self._bar.set_postfix_str(text)

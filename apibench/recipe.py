@@ -110,10 +110,16 @@ def find(name: str) -> Path:
     raise ApibenchError(f"{name}: no such recipe file; apibench comes with {known}")
 
 
-def load(path: Path) -> Recipe:
-    """Read and check a recipe. Raises ApibenchError naming the key and the reason (the first three, if there are more)."""
+def load(path: Path, *, images: str | None = None, out: Path | None = None) -> Recipe:
+    """Read and check a recipe; ``images`` and ``out`` stand in for its own.
+
+    Raises ApibenchError naming the key and the reason (the first three, if there are more).
+    """
     try:
-        return Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        recipe = Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        if images is not None:
+            recipe = recipe.model_copy(update={"images": recipe.images.model_copy(update={"source": images})})
+        return recipe if out is None else recipe.model_copy(update={"out": out})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ApibenchError(f"{path}: not TOML: {error}") from error
     except OSError as error:

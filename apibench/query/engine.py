@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -76,6 +76,16 @@ class QueryReport:
     halted: HaltReason | None = None
     message: str = ""
 
+    @classmethod
+    def before(cls, sha256s: Iterable[str], settled: Mapping[str, str]) -> QueryReport:
+        """The report of a run that has sent nothing yet: what is stored, and what was refused before."""
+        unique = set(sha256s)
+        return cls(
+            images=len(unique),
+            stored=sum(settled.get(sha256) == "answered" for sha256 in unique),
+            rejected_before=sum(settled.get(sha256) == "rejected" for sha256 in unique),
+        )
+
     @property
     def exit_code(self) -> ExitCode:
         if self.halted is HaltReason.CAP:
@@ -146,12 +156,10 @@ class Engine:
 
     def run(self, questions: Sequence[Question]) -> QueryReport:
         """Ask about every image that has no stored answer or refusal under the key; the others are never sent again."""
-        unique = list({question.sha256: question for question in questions}.values())
+        unique = {question.sha256: question for question in questions}
         settled = self.store.settled(self.key)
-        open_ = [question for question in unique if question.sha256 not in settled]
-        self.report.images = len(unique)
-        self.report.stored = sum(settled.get(q.sha256) == "answered" for q in unique)
-        self.report.rejected_before = sum(settled.get(q.sha256) == "rejected" for q in unique)
+        self.report = QueryReport.before(unique, settled)
+        open_ = [question for sha256, question in unique.items() if sha256 not in settled]
         self.progress(len(unique) - len(open_))
         batches = _Shared(_batches(open_, self.provider.info.max_batch))
         workers = max(1, min(self.concurrency, len(open_)))

@@ -1,0 +1,1 @@
+"""Measurements made on this machine, without a vendor."""

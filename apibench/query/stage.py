@@ -1,0 +1,197 @@
+"""``apibench query``: image sets in, stored responses out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from apibench.errors import ApibenchError
+from apibench.imageset import ImageSet
+from apibench.progress import Progress
+from apibench.query import pricing, registry
+from apibench.query.contract import Adapter, Provider, ProviderError, ProviderOptions
+from apibench.query.engine import Engine, QueryReport, Question, RetryPolicy
+from apibench.query.store import Key, ResponseStore, canonical
+
+if TYPE_CHECKING:
+    from apibench.emulator import Emulator
+
+Setting = str | int | float | bool
+DEFAULT_TARGET = "tf_efficientnet_lite2"
+
+
+@dataclass(frozen=True)
+class QuerySettings:
+    """Whom to ask, and how. ``emulated`` asks the local emulator, whose network is ``target``, with fake keys."""
+
+    provider: str
+    campaign: str = "default"
+    emulated: bool = False
+    target: str = DEFAULT_TARGET
+    endpoint: str | None = None
+    max_calls: int | None = None
+    concurrency: int = 4
+    timeout: float = 30.0
+    per_second: float | None = None
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    prices: Path | None = None
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+
+    def __post_init__(self) -> None:
+        if self.emulated and self.endpoint:
+            raise ApibenchError("--endpoint: not together with --emulated, which starts an emulator of its own")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a query would send: images in all, those with a stored outcome, calls left, their list price and time."""
+
+    provider: str
+    origin: str
+    images: int
+    stored: int
+    calls: int
+    cost: float | None
+    prices_as_of: str
+    seconds: float | None
+
+    def __str__(self) -> str:
+        if self.origin == "emulated":
+            price = "emulated: costs nothing"
+        elif self.cost is None:
+            price = "price unknown"
+        else:
+            price = f"about ${self.cost:.2f} by the list of {self.prices_as_of}, retries and free quotas not counted"
+        rate = f", at least {self.seconds:.0f} s at its rate limit" if self.seconds else ""
+        return (
+            f"{self.provider}: {self.images} images, {self.stored} stored, {self.calls} calls to send ({price}{rate})"
+        )
+
+
+def plan(images: Sequence[ImageSet], store: Path, query: QuerySettings) -> Plan:
+    """Work out what :func:`query_images` would send. Needs neither keys nor SDK, sends nothing, writes nothing."""
+    sha256s = {record.sha256 for images_ in images for record in images_.records}
+    adapter = registry.adapter(query.provider)
+    key = _key(adapter, query, _expected_origin(adapter, query))
+    stored = 0
+    if store.is_file():
+        with ResponseStore.open(store, read_only=True) as opened:
+            stored = len(sha256s & set(opened.settled(key)))
+    return estimate(query, len(sha256s), stored)
+
+
+def estimate(query: QuerySettings, images: int, stored: int = 0) -> Plan:
+    """The same for a number of images that do not exist yet."""
+    adapter = registry.adapter(query.provider)
+    price = pricing.price_of_call(query.provider, query.prices)
+    calls = images - stored
+    rate = None if query.emulated else query.per_second or adapter.info.rate_per_second
+    return Plan(
+        provider=query.provider,
+        origin=_expected_origin(adapter, query),
+        images=images,
+        stored=stored,
+        calls=calls,
+        cost=None if price is None else price * calls,
+        prices_as_of=pricing.dated(query.prices),
+        seconds=calls / rate if rate else None,
+    )
+
+
+def query_images(images: Sequence[ImageSet], store: Path, query: QuerySettings) -> QueryReport:
+    """Ask a provider about every image that has no stored outcome, and store what it says.
+
+    Raises ApibenchError where nothing can be asked at all: no such provider, no SDK, no credentials, a store that cannot be
+    written.
+    """
+    adapter = registry.adapter(query.provider)
+    questions = [
+        Question(record.sha256, f"{record.id} ({record.variant})", partial(images_.read_bytes, record))
+        for images_ in images
+        for record in images_.records
+    ]
+    price = 0.0 if query.emulated else pricing.price_of_call(query.provider, query.prices)
+    with ResponseStore.open(store) as opened:
+        for images_ in images:
+            opened.remember(images_)
+        key = _key(adapter, query, _expected_origin(adapter, query))
+        sha256s, settled = {question.sha256 for question in questions}, opened.settled(key)
+        if sha256s <= set(settled):
+            # Nothing to send: no client is made, no network loaded, no credentials asked for.
+            return QueryReport.before(sha256s, settled)
+        with _connect(adapter, query) as provider:
+            origin = registry.origin_of(provider.host, provider.info, emulated=query.emulated)
+            bar = Progress(range(len(questions)), f"query {query.provider}", unit="image")
+            engine = Engine(
+                provider,
+                opened,
+                _key(adapter, query, origin),
+                price=price,
+                max_calls=query.max_calls,
+                concurrency=query.concurrency,
+                per_second=None if query.emulated else query.per_second or provider.info.rate_per_second,
+                policy=query.policy,
+                progress=bar.advance,
+            )
+            with bar:
+                return engine.run(questions)
+
+
+def _key(adapter: Adapter, query: QuerySettings, origin: str) -> Key:
+    try:
+        settings = dict(adapter.settings(ProviderOptions(settings=query.settings)))
+    except ValueError as error:
+        raise ApibenchError(f"{query.provider}: setting {error}") from error
+    if query.emulated:
+        from apibench.classifiers import canonical as canonical_name
+
+        settings["emulated_by"] = canonical_name(query.target)  # another network is another provider
+    return Key(query.campaign, query.provider, origin, canonical(settings))
+
+
+def _expected_origin(adapter: Adapter, query: QuerySettings) -> str:
+    """The origin before there is a client: the SDK's own endpoint is the vendor's."""
+    if query.emulated:
+        return "emulated"
+    if query.endpoint is None:
+        return "live"
+    from urllib.parse import urlsplit
+
+    return registry.origin_of(urlsplit(query.endpoint).hostname or "", adapter.info, emulated=False)
+
+
+@contextmanager
+def _connect(adapter: Adapter, query: QuerySettings) -> Iterator[Provider]:
+    """A provider's client, with an emulator behind it if asked for; its credentials are there."""
+    with ExitStack() as stack:
+        endpoint = query.endpoint
+        if query.emulated:
+            endpoint = stack.enter_context(_emulator(query.target)).url
+        options = ProviderOptions(
+            endpoint=endpoint,
+            emulated=query.emulated,
+            timeout=query.timeout,
+            concurrency=query.concurrency,
+            settings=query.settings,
+        )
+        try:
+            provider = adapter.create(options)
+            stack.callback(provider.close)
+            provider.check()
+        except ProviderError as error:
+            raise ApibenchError(f"{query.provider}: {error.message}") from error
+        except ModuleNotFoundError as error:
+            raise ApibenchError(
+                f"{query.provider}: its SDK is not installed ({error.name}); run: pip install 'apibench[{query.provider}]'"
+            ) from error
+        yield provider
+
+
+def _emulator(target: str) -> Emulator:
+    from apibench.emulator import Emulator
+
+    return Emulator(target)

@@ -1,0 +1,269 @@
+"""A response store as pandas frames. The store is only read, and by SQL alone: no network, no SDK, no torch.
+
+Labels are read again from the raw responses by the adapter's ``parse``, where the adapter is installed, so that every number of
+a report can be computed from what the vendor sent; the labels parsed at the time stand in where it is not.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+
+from apibench.errors import ApibenchError
+from apibench.query.contract import Label, Parsed
+from apibench.query.store import SCHEMA_VERSION
+from apibench.report.text import plain
+
+GROUP = ["campaign", "provider", "origin", "settings"]
+EMULATED = "emulated/"  # what the emulator puts before the name of the network that answered, as its model version
+
+_OUTCOMES = """
+SELECT o.campaign, o.provider, o.origin, o.settings, o.sha256, i.source, i.variant, i.image_id, i.folder, i.file,
+       o.outcome, o.labels AS stored_labels, o.model_version, o.raw, o.error_kind, o.error_code, o.attempts, o.price
+FROM v_outcomes AS o JOIN images AS i ON i.sha256 = o.sha256
+ORDER BY o.campaign, o.provider, o.origin, o.settings, i.variant, i.source, i.folder, o.sha256
+"""
+_IMAGES = "SELECT sha256, variant, source, image_id, folder, file FROM images ORDER BY variant, source, folder, sha256"
+_ATTEMPTS = """
+SELECT campaign, provider, origin, settings, COUNT(*) AS calls,
+       SUM(outcome IS NULL OR outcome = 'uncertain') AS uncertain,
+       SUM(CASE WHEN outcome IS NULL OR outcome <> 'error' THEN price END) AS price
+FROM attempts GROUP BY campaign, provider, origin, settings
+"""
+
+
+@dataclass(frozen=True)
+class StoreFrames:
+    """What a report is made from.
+
+    ``outcomes``: one row per (campaign, provider, origin, settings, model_version, source, variant), sorted, with ``title``,
+    ``network`` (the network that answered, if emulated, else None), ``attack`` (``clean`` or such as ``mi-di/eps16``),
+    ``purifier`` (``none`` or such as ``ncis/4``), ``sha256``, ``outcome`` (``answered``, ``rejected``, ``failed``), ``labels``
+    (a tuple of Label, None unless answered), ``image_id``, ``folder`` and ``file`` (of the PNG), ``attempts`` and ``price``.
+    ``images``: what was put into the store, with ``attack`` and ``purifier``. ``attempts``: one row per (campaign, provider,
+    origin, settings) with the numbers ``calls`` and ``uncertain``, and ``price``, the sum for calls that were, or may have been,
+    answered. ``notes``: what a reader has to know.
+    """
+
+    outcomes: pd.DataFrame
+    images: pd.DataFrame
+    attempts: pd.DataFrame
+    notes: list[str] = field(default_factory=list)
+
+
+def read(store: Path, campaign: str | None = None) -> StoreFrames:
+    """Read a store, or one campaign of it. Raises ApibenchError where it is none, of another version, or without outcomes."""
+    if not store.is_file():
+        raise ApibenchError(f"{store}: there is no such store")
+    try:
+        with closing(_connect(store)) as connection:
+            _check_version(store, connection)
+            # One transaction: a query that is writing at this moment does not change what is read half-way.
+            connection.execute("BEGIN")
+            outcomes = pd.read_sql_query(_OUTCOMES, connection)
+            images = pd.read_sql_query(_IMAGES, connection)
+            attempts = pd.read_sql_query(_ATTEMPTS, connection)
+    except (sqlite3.Error, pd.errors.DatabaseError) as error:
+        raise ApibenchError(f"{store}: not a store that apibench can read ({plain(error, 120)})") from error
+    if outcomes.empty:
+        raise ApibenchError(f"{store}: holds no outcome yet; `apibench query` puts them there")
+    if campaign is not None:
+        names = sorted(set(outcomes["campaign"]))
+        if campaign not in names:
+            raise ApibenchError(f"{store}: has no campaign {campaign!r}; it has: {plain(', '.join(names), 300)}")
+        outcomes = outcomes[outcomes["campaign"] == campaign].reset_index(drop=True)
+        attempts = attempts[attempts["campaign"] == campaign].reset_index(drop=True)
+    notes: list[str] = []
+    outcomes = _one_image_each(_with_versions(_parse_again(outcomes, notes), notes), notes)
+    images = _of_interest(images, outcomes)
+    if _has_log(store):
+        notes.append(
+            "The store has a write-ahead log beside it (a query is writing, or was killed): its SHA-256 above does not cover "
+            "the last answers, the numbers do."
+        )
+    return StoreFrames(_split_variant(outcomes), _split_variant(images), attempts, notes)
+
+
+def _connect(store: Path) -> sqlite3.Connection:
+    """Open read-only, even on a medium that cannot be written."""
+    uri = "file:" + quote(str(store.absolute()))
+    try:
+        connection = sqlite3.connect(f"{uri}?mode=ro", uri=True)
+        connection.execute("SELECT name FROM sqlite_master LIMIT 1").fetchone()
+        return connection
+    except sqlite3.OperationalError:
+        # A write-ahead log needs a file beside the store, even to read. Without a log there is nothing to miss in it.
+        if _has_log(store):
+            raise
+        return sqlite3.connect(f"{uri}?immutable=1", uri=True)
+
+
+def _has_log(store: Path) -> bool:
+    log = store.with_name(store.name + "-wal")
+    return log.exists() and log.stat().st_size > 0
+
+
+def _check_version(store: Path, connection: sqlite3.Connection) -> None:
+    try:
+        row = connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
+    except sqlite3.DatabaseError as error:
+        raise ApibenchError(f"{store}: not a response store of apibench") from error
+    if row is None or str(row[0]) != SCHEMA_VERSION:
+        found = "none" if row is None else plain(row[0], 20)
+        raise ApibenchError(f"{store}: a store of schema version {found}; this apibench reads version {SCHEMA_VERSION}")
+
+
+# --- labels ---
+
+
+def _parse_again(outcomes: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """Add ``labels``, ``title`` and the model version that the raw response names."""
+    adapters = {name: _adapter(str(name)) for name in outcomes["provider"].unique()}
+    for name, adapter in adapters.items():
+        if isinstance(adapter, str):
+            notes.append(f"{name}: labels are those parsed when the answers came ({adapter}).")
+    labels: list[tuple[Label, ...] | None] = []
+    versions: list[str | None] = []
+    failed: list[str] = []
+    changed = 0
+    for row in outcomes.to_dict("records"):
+        found: tuple[Label, ...] | None = None
+        version = _text(row["model_version"])
+        if row["outcome"] == "answered":
+            found = _stored_labels(row["stored_labels"])
+            adapter = adapters[row["provider"]]
+            parsed = None if isinstance(adapter, str) else _parse(adapter.parse, row["raw"])
+            if isinstance(parsed, Parsed):
+                changed += parsed.labels != found
+                found, version = parsed.labels, parsed.model_version or version
+            elif parsed is not None:
+                failed.append(f"{row['provider']}, {row['variant']} of {str(row['source'])[:12]}: {plain(parsed, 100)}")
+        labels.append(found)
+        versions.append(version)
+    if failed:
+        shown = "; ".join(failed[:5]) + (f"; and {len(failed) - 5} more" if len(failed) > 5 else "")
+        notes.append(f"Raw responses that cannot be read again: {len(failed)}; their stored labels are used: {shown}.")
+    if changed:
+        notes.append(f"Raw responses read differently today than when they came: {changed}; today's reading is used.")
+    titles = {name: name if isinstance(adapter, str) else adapter.info.title for name, adapter in adapters.items()}
+    return outcomes.drop(columns=["stored_labels", "raw"]).assign(
+        labels=pd.Series(labels, index=outcomes.index, dtype=object),
+        model_version=pd.Series(versions, index=outcomes.index, dtype=object),
+        title=outcomes["provider"].map(titles),
+    )
+
+
+def _adapter(provider: str) -> Any:
+    """The adapter of that name, or the reason (a string) why its ``parse`` cannot be used."""
+    for point in entry_points(group="apibench.providers", name=provider):
+        try:
+            adapter = point.load()
+            adapter = adapter() if isinstance(adapter, type) else adapter
+        except Exception as error:  # noqa: BLE001 - a package of someone else's: whatever it raises, the report goes on
+            return f"its adapter cannot be loaded: {plain(error, 100)}"
+        if callable(getattr(adapter, "parse", None)) and hasattr(adapter, "info"):
+            return adapter
+        return "its adapter has no parse"
+    return "its adapter is not installed"
+
+
+def _parse(parse: Callable[[bytes], Parsed], raw: object) -> Parsed | str:
+    """What the raw response says, or (a string) why it cannot be read."""
+    try:
+        parsed = parse(raw if isinstance(raw, bytes) else str(raw).encode())
+    except Exception as error:  # noqa: BLE001 - as above
+        return str(error) or type(error).__name__
+    return parsed
+
+
+def _stored_labels(text: object) -> tuple[Label, ...]:
+    """The store's JSON list. Raises ApibenchError where it is not one."""
+    try:
+        return tuple(
+            Label(
+                str(item["name"]),
+                float(item["score"]),
+                _text(item.get("id")),
+                tuple(map(str, item.get("parents") or ())),
+            )
+            for item in json.loads(str(text))
+        )
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ApibenchError(f"table responses: labels that are not a list of labels: {plain(text, 80)}") from error
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+# --- which rows may be compared ---
+
+
+def _with_versions(outcomes: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """Give outcomes without an answer the model version that answered their clean image, and add ``network``.
+
+    A model version is part of what identifies a row of a table. A refusal names none: it belongs with the answer it would
+    have been compared to, or with the only version there is.
+    """
+    versions: list[str] = []
+    for _, group in outcomes.groupby(GROUP, sort=False):
+        named = group["model_version"].dropna()
+        clean = group[(group["variant"] == "clean") & group["model_version"].notna()]
+        of_source = dict(zip(clean["source"], clean["model_version"], strict=True))
+        default = named.iloc[0] if named.nunique() == 1 else ""
+        versions += [
+            version if isinstance(version, str) else of_source.get(source, default)
+            for version, source in zip(group["model_version"], group["source"], strict=True)
+        ]
+        if named.nunique() > 1:
+            first = group.iloc[0]
+            notes.append(
+                f"{first['provider']}, campaign {first['campaign']}: {named.nunique()} model versions answered; an image is "
+                "compared only where the same version answered its clean image."
+            )
+    outcomes = outcomes.assign(model_version=pd.Series(versions, index=outcomes.index, dtype=object))
+    networks = [version.removeprefix(EMULATED) if version.startswith(EMULATED) else None for version in versions]
+    return outcomes.assign(network=pd.Series(networks, index=outcomes.index, dtype=object))
+
+
+def _one_image_each(outcomes: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """Keep one file per (group, model version, source, variant): the first by folder and hash."""
+    key = [*GROUP, "model_version", "source", "variant"]
+    repeated = outcomes.duplicated(key, keep="first")
+    if repeated.any():
+        folders = sorted({plain(folder, 60) for folder in outcomes.loc[outcomes.duplicated(key, keep=False), "folder"]})
+        notes.append(
+            f"{int(repeated.sum())} outcomes are of a second file for the same image and variant and are left out (folders "
+            f"{', '.join(folders[:4])}): ask about another set of files under another --campaign."
+        )
+    return outcomes[~repeated].sort_values(key, kind="stable").reset_index(drop=True)
+
+
+def _of_interest(images: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
+    """The images that outcomes are of, and those of the same photographs and variants that have none yet, in any file."""
+    key = pd.MultiIndex.from_frame(images[["source", "variant"]])
+    asked = key.isin(pd.MultiIndex.from_frame(outcomes[["source", "variant"]]))
+    missing = ~asked & images["source"].isin(set(outcomes["source"])) & images["variant"].isin(set(outcomes["variant"]))
+    return images[(asked & images["sha256"].isin(set(outcomes["sha256"]))) | missing].reset_index(drop=True)
+
+
+def _split_variant(frame: pd.DataFrame) -> pd.DataFrame:
+    """``mi-di/eps16+ncis/4`` is attack ``mi-di/eps16`` and purifier ``ncis/4``; without a plus the purifier is ``none``."""
+    parts = [str(variant).partition("+") for variant in frame["variant"]]
+    return frame.assign(attack=[part[0] for part in parts], purifier=[part[2] or "none" for part in parts])
+
+
+def epsilon(attack: str) -> int | None:
+    """The bound an attack's name states, in levels of 255; None for ``clean``."""
+    found = re.search(r"/eps(\d+)$", attack)
+    return int(found[1]) if found else None

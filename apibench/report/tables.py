@@ -1,0 +1,296 @@
+"""The tables of a report, in Markdown for people and in CSV for programs."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from io import StringIO
+
+from apibench import metrics
+from apibench.report import text
+from apibench.report.compare import NONE, Agreement, Answer, Answers, Group, K, Row
+from apibench.report.frames import epsilon
+
+Cell = str | int | float | None
+
+_EMULATED = "**EMULATED: answered by {networks}, not by a vendor.** Rows that share a network are not independent."
+_CUSTOM = "**CUSTOM: answered by an endpoint that is not the vendor's own.**"
+_LIVE = "Live: answered by the vendors' own hosts."
+
+
+# --- who answered ---
+
+
+def origin_caption(groups: Iterable[Group]) -> str:
+    """Who answered, for all that a table shows. Every table has it."""
+    found = list(groups)
+    networks = sorted({group.network or "an unnamed network" for group in found if group.origin == "emulated"})
+    lines = []
+    if networks:
+        lines.append(_EMULATED.format(networks=", ".join(map(text.markdown, networks))))
+    lines += [_CUSTOM] * any(group.origin == "custom" for group in found)
+    lines += [_LIVE] * any(group.origin == "live" for group in found)
+    return " ".join(lines)
+
+
+class Naming:
+    """The columns that say whose row it is: only those that tell rows of this table apart."""
+
+    def __init__(self, groups: Iterable[Group]) -> None:
+        found = set(groups)
+        self.campaign = len({group.campaign for group in found}) > 1
+        self.answered_by = len({group.model_version for group in found}) > 1
+        self.settings = len({(g.provider, g.settings) for g in found}) > len({g.provider for g in found})
+
+    def head(self) -> list[str]:
+        extra = [("Campaign", self.campaign), ("Answered by", self.answered_by), ("Settings", self.settings)]
+        return ["Provider", *(name for name, shown in extra if shown)]
+
+    def cells(self, group: Group) -> list[str]:
+        origin = "" if group.origin == "live" else f" ({text.markdown(group.origin, 20)})"
+        cells = [text.markdown(group.title, 40) + origin]
+        if self.campaign:
+            cells.append(text.markdown(group.campaign, 40))
+        if self.answered_by:
+            cells.append(text.markdown(group.network or group.model_version or "not said", 60))
+        if self.settings:
+            cells.append(text.markdown(group.settings, 120))
+        return cells
+
+
+# --- Markdown ---
+
+
+def main_table(rows: Sequence[Row]) -> str:
+    """The API benchmark table with its caption. In per cent; ``[low, high]`` is the 95 % interval, then k/n images."""
+    if not rows:
+        return "Nothing can be compared yet: no variant has an answer beside an answered clean image."
+    naming = Naming(row.group for row in rows)
+    head = [*naming.head(), "Attack", "Purifier", "Clean, %", "Attacked, %", "Purified, %", "Recovery, %", "Cost, %"]
+    body = []
+    for row in rows:
+        clean = "100 (by definition)" if row.purifier == NONE else _share(row.clean)
+        body.append(
+            [
+                *naming.cells(row.group),
+                _attack(row),
+                text.markdown(row.purifier, 40),
+                clean,
+                _share(row.attacked),
+                _share(row.purified),
+                _recovery(row),
+                _cost(row),
+            ]
+        )
+    first = len(head) - 5
+    return text.table(head, body, right=range(first, len(head))) + "\n\n" + caption(row.group for row in rows)
+
+
+def caption(groups: Iterable[Group]) -> str:
+    return (
+        f"{origin_caption(groups)}\n\n"
+        "Agreement is the share of images whose first label is the one the same provider gave the clean image, as it is. "
+        "*Clean*: clean images, purified. *Attacked*: adversarial images as they are. *Purified*: adversarial images, purified. "
+        "*Recovery*: (purified − attacked) / (1 − attacked), over the images of which both are known, only where attacked is at "
+        "most 90 %; it is not clipped. *Cost*: 100 − clean. In brackets the 95 % interval (Wilson's; of recovery, a paired "
+        "bootstrap over images), then the number of images. The attack does not know the purifier."
+    )
+
+
+def change_table(rows: Sequence[Row]) -> str:
+    """What each purifier changes for the same adversarial images: paired difference, its interval and its test. May be empty."""
+    shown = [(row, row.paired) for row in rows if row.paired is not None and row.paired.n]
+    if not shown:
+        return ""
+    naming = Naming(row.group for row in rows)
+    head = [*naming.head(), "Attack", "Purifier", "Images", "Won", "Lost", "Purified − attacked, points", "McNemar p"]
+    body = []
+    for row, paired in shown:
+        interval = metrics.newcombe_interval(paired)
+        bounds = f"[{text.percent(interval.low)}, {text.percent(interval.high)}]"
+        body.append(
+            [
+                *naming.cells(row.group),
+                _attack(row),
+                text.markdown(row.purifier, 40),
+                str(paired.n),
+                str(paired.after_only),
+                str(paired.before_only),
+                f"{text.percent(paired.difference)} {bounds}",
+                _p(metrics.mcnemar_p(paired)),
+            ]
+        )
+    note = (
+        f"{origin_caption(row.group for row, _ in shown)} *Won*: images that agree only when purified; *lost*: only when not. "
+        "The difference has Newcombe's score interval for paired proportions (95 %), p is exact and not adjusted for the number "
+        "of rows."
+    )
+    return text.table(head, body, right=range(len(head) - 5, len(head))) + "\n\n" + note
+
+
+def bounds_table(rows: Sequence[Row]) -> str:
+    """What the shares of images left out could have been. Empty where none was left out."""
+    naming = Naming(row.group for row in rows)
+    body = []
+    for row in rows:
+        for name, agreement in (("clean", row.clean), ("attacked", row.attacked), ("purified", row.purified)):
+            if agreement is None or not agreement.top1.left_out or (name == "attacked" and row.purifier != NONE):
+                continue
+            share = agreement.top1
+            cells = [name, str(share.left_out), text.percent(share.worst), text.percent(share.best)]
+            body.append([*naming.cells(row.group), _attack(row), text.markdown(row.purifier, 40), *cells])
+    if not body:
+        return ""
+    head = [*naming.head(), "Attack", "Purifier", "Column", "Left out", "Worst case, %", "Best case, %"]
+    note = (
+        f"{origin_caption(row.group for row in rows)} Images that failed or were not asked about are in no share above; here is "
+        "what the share would be if all of them had disagreed, or agreed."
+    )
+    return text.table(head, body, right=range(len(head) - 3, len(head))) + "\n\n" + note
+
+
+def _attack(row: Row) -> str:
+    return "–" if row.attack is None else text.markdown(row.attack, 40)
+
+
+def _share(agreement: Agreement | None) -> str:
+    share = agreement.top1 if agreement else None
+    return "–" if share is None or not share.n else f"{_bounds(share)} {share.k}/{share.n}"
+
+
+def _cost(row: Row) -> str:
+    return "–" if row.cost is None or not row.cost.n else _bounds(row.cost)
+
+
+def _bounds(share: metrics.Proportion) -> str:
+    interval = metrics.wilson_interval(share.k, share.n)
+    return f"{text.percent(share.value)} [{text.percent(interval.low)}, {text.percent(interval.high)}]"
+
+
+def _recovery(row: Row) -> str:
+    found = row.recovery
+    if found is None:
+        return "–"
+    bounds = f"[{text.percent(found.low)}, {text.percent(found.high)}]"
+    return f"{text.percent(found.value)} {bounds} {text.number(found.numerator, 0)}/{found.denominator}"
+
+
+def _p(value: float) -> str:
+    return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
+
+
+# --- CSV ---
+
+
+def table_csv(rows: Sequence[Row]) -> str:
+    """One line per row of the table, with all that was computed. Shares are in [0, 1]; empty: not defined, or not measured."""
+    nothing = Row(Group("", "", "", "", "", "", None), None, NONE, None, None, None, None, None)
+    return to_csv([_record(row) for row in rows], list(_record(nothing)))
+
+
+def _record(row: Row) -> dict[str, Cell]:
+    record: dict[str, Cell] = {**_group_cells(row.group), "attack": row.attack, "epsilon": epsilon(row.attack or "")}
+    record["purifier"] = row.purifier
+    for name, agreement in (("clean", row.clean), ("attacked", row.attacked), ("purified", row.purified)):
+        record |= _agreement_cells(name, agreement)
+    paired = row.paired if row.paired is not None and row.paired.n else None
+    gain = metrics.newcombe_interval(paired) if paired else None
+    record |= {
+        "gain": _get(paired, "difference"),
+        "gain_n": _get(paired, "n"),
+        "gain_won": _get(paired, "after_only"),
+        "gain_lost": _get(paired, "before_only"),
+        "gain_low": _get(gain, "low"),
+        "gain_high": _get(gain, "high"),
+        "gain_mcnemar_p": metrics.mcnemar_p(paired) if paired else None,
+    }
+    record |= {"recovery": _get(row.recovery, "value")}
+    parts = ("n", "numerator", "denominator", "low", "high", "undefined_resamples")
+    record |= {f"recovery_{part}": _get(row.recovery, part) for part in parts}
+    return record | _share_cells("cost", row.cost)
+
+
+def _group_cells(group: Group) -> dict[str, Cell]:
+    names = ("campaign", "provider", "title", "origin", "network", "model_version", "settings")
+    return {name: getattr(group, name) for name in names}
+
+
+def _agreement_cells(name: str, agreement: Agreement | None) -> dict[str, Cell]:
+    return {
+        **_share_cells(f"{name}_top1", agreement.top1 if agreement else None),
+        f"{name}_top1_ties": _get(agreement, "ties1"),
+        **_share_cells(f"{name}_top{K}", agreement.topk if agreement else None),
+        f"{name}_top{K}_ties": _get(agreement, "tiesk"),
+        f"{name}_overlap{K}": _get(agreement, "overlap"),
+    }
+
+
+def _share_cells(name: str, share: metrics.Proportion | None) -> dict[str, Cell]:
+    interval = share.interval if share else None
+    return {
+        name: _get(share, "value"),
+        f"{name}_k": _get(share, "k"),
+        f"{name}_n": _get(share, "n"),
+        f"{name}_low": _get(interval, "low"),
+        f"{name}_high": _get(interval, "high"),
+        f"{name}_left_out": _get(share, "left_out"),
+        f"{name}_worst": _get(share, "worst"),
+        f"{name}_best": _get(share, "best"),
+    }
+
+
+def _get(of: object | None, attribute: str) -> Cell:
+    """The attribute, or an empty cell where there is no object to have it."""
+    value: Cell = None if of is None else getattr(of, attribute)
+    return value
+
+
+def answers_csv(groups: Iterable[Answers]) -> str:
+    """One line per image and group, of at least one: the outcome, the first labels as compared, and whether they agree."""
+    records = [
+        _answer_cells(group, attack, purifier, answer)
+        for group in groups
+        for (attack, purifier), answers in sorted(group.by_variant.items())
+        for _, answer in sorted(answers.items())
+    ]
+    return to_csv(records, list(records[0]))
+
+
+def _answer_cells(group: Answers, attack: str, purifier: str, answer: Answer) -> dict[str, Cell]:
+    flag, flag_k = (group.flag(attack, purifier, answer.source, k) for k in (1, K))
+    labels = answer.labels or ()
+    cells: dict[str, Cell] = {
+        **_group_cells(group.group),
+        "image": answer.image_id,
+        "source": answer.source,
+        "attack": attack,
+        "purifier": purifier,
+        "sha256": answer.sha256,
+        "outcome": answer.outcome,
+        "error": answer.error,
+        "agrees_top1": None if flag is None else int(flag),
+        f"agrees_top{K}": None if flag_k is None else int(flag_k),
+        "labels": len(labels),
+        "tied_first": int(metrics.tied_at(labels, 1)),
+    }
+    for place in range(K):
+        label = labels[place] if place < len(labels) else None
+        cells |= {f"label_{place + 1}": _get(label, "name"), f"score_{place + 1}": _get(label, "score")}
+    return cells
+
+
+def to_csv(records: Sequence[Mapping[str, Cell]], columns: Sequence[str]) -> str:
+    """CSV with a header line. Numbers are written as numbers, to nine digits; text is made harmless for spreadsheets."""
+    out = StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([_cell(record[column]) for column in columns] for record in records)
+    return out.getvalue()
+
+
+def _cell(value: Cell) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return text.spreadsheet(value)
+    return str(value) if isinstance(value, int) else f"{value:.9g}"

@@ -1,0 +1,222 @@
+"""``apibench run``: all stages of a recipe, one after the other. Each picks up what is already there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from apibench import photographs, sources
+from apibench.errors import ApibenchError, ExitCode
+from apibench.imageset import ImageSet
+from apibench.query import registry, stage
+from apibench.query.engine import QueryReport
+from apibench.recipe import VENDORS, Recipe
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class RunResult:
+    """What a run made, and what it could not do (a line each)."""
+
+    store: Path
+    report: Path | None = None
+    main_table: str = ""
+    problems: list[str] = field(default_factory=list)
+    capped: bool = False
+
+    @property
+    def exit_code(self) -> ExitCode:
+        if self.capped:
+            return ExitCode.CAP_REACHED
+        return ExitCode.SOME_FAILED if self.problems else ExitCode.DONE
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One image set of the run: the folder it goes to, and what is made of what."""
+
+    folder: str
+    base: str | None = None
+    epsilon: int | None = None
+    purifier: str | None = None
+    iterations: int = 0
+
+
+def variants(recipe: Recipe) -> list[Variant]:
+    """Every set of a run, each after the one it is made from: clean, adversarial, and both purified."""
+    attacked = [Variant(f"{recipe.generate.attack}-eps{e}", "clean", epsilon=e) for e in recipe.generate.epsilon]
+    found = [Variant("clean"), *attacked]
+    for purify in recipe.purify:
+        for iterations in purify.iterations:
+            for base in ("clean", *(variant.folder for variant in attacked)):
+                folder = f"{base}+{_plain(purify.purifier)}-{iterations}"
+                found.append(Variant(folder, base, purifier=purify.purifier, iterations=iterations))
+    if len({variant.folder for variant in found}) < len(found):
+        raise ApibenchError("recipe: purify: the same purifier with the same iterations stands in it twice")
+    return found
+
+
+def _plain(purifier: str) -> str:
+    """A purifier's name as part of a folder's; a weights file by its name without folder."""
+    kind, _, argument = purifier.partition(":")
+    tail = Path(argument).stem if argument else ""
+    return "".join(c if c.isalnum() else "-" for c in f"{kind}-{tail}" if c.isascii()).strip("-")
+
+
+def providers(recipe: Recipe) -> tuple[list[str], list[str]]:
+    """The providers that can be asked, and a line for each vendor of the benchmark that has no adapter installed.
+
+    Raises ApibenchError for a name that is neither.
+    """
+    known = registry.names()
+    missing = [name for name in recipe.query.providers if name not in known]
+    for name in missing:
+        if name not in VENDORS:
+            registry.adapter(name)  # raises, with what there is
+    asked = [name for name in recipe.query.providers if name in known]
+    if not asked:
+        raise ApibenchError(f"recipe: query.providers: none of {', '.join(missing)} has an adapter installed")
+    return asked, [f"{name}: left out, there is no adapter for it in this version" for name in missing]
+
+
+def query_settings(recipe: Recipe, provider: str) -> stage.QuerySettings:
+    query = recipe.query
+    return stage.QuerySettings(
+        provider=provider,
+        campaign=query.campaign,
+        emulated=query.emulated,
+        target=recipe.emulator.target,
+        max_calls=query.max_calls,
+        concurrency=query.concurrency,
+        settings=query.settings.get(provider, {}),
+        prices=query.prices,
+    )
+
+
+def check(recipe: Recipe) -> None:
+    """Find what would fail later before anything is computed: names, files, folders. Raises ApibenchError."""
+    from apibench import classifiers, purifiers
+
+    for name in recipe.generate.surrogates:
+        classifiers.canonical(name)
+    for purify in recipe.purify:
+        for iterations in purify.iterations:
+            purifiers.create(purify.purifier, iterations)
+    if recipe.query.emulated:
+        target = classifiers.canonical(recipe.emulator.target)
+        if target in [classifiers.canonical(name) for name in recipe.generate.surrogates]:
+            raise ApibenchError(
+                f"recipe: emulator.target: {target} is a surrogate of the attack too; transfer to it would say nothing"
+            )
+    for provider in providers(recipe)[0]:
+        stage.estimate(query_settings(recipe, provider), 0)
+    if not ImageSet.is_set(Path(recipe.images.source)):
+        photographs.find(recipe.images.source, recipe.images.labels)
+
+
+def plans(recipe: Recipe) -> list[stage.Plan]:
+    """What the run would send, a plan a provider; exact where its image sets exist, else from the number of photographs."""
+    asked, _ = providers(recipe)
+    folders = [recipe.folder / "sets" / variant.folder for variant in variants(recipe)]
+    store = recipe.folder / "store.sqlite"
+    try:
+        sets = [ImageSet.load(folder) for folder in folders]
+    except ApibenchError:
+        count = _count(recipe) * len(folders)
+        return [stage.estimate(query_settings(recipe, name), count) for name in asked]
+    return [stage.plan(sets, store, query_settings(recipe, name)) for name in asked]
+
+
+def _count(recipe: Recipe) -> int:
+    source = Path(recipe.images.source)
+    if ImageSet.is_set(source):
+        count = len(ImageSet.load(source).records)
+    else:
+        count = len(photographs.find(recipe.images.source, recipe.images.labels)[0])
+    return min(count, recipe.images.limit or count)
+
+
+def run(recipe: Recipe, say: Say) -> RunResult:
+    """Run a checked recipe below ``recipe.folder``: ``sets/``, ``store.sqlite`` and ``report/``."""
+    result = RunResult(store=recipe.folder / "store.sqlite")
+    made = make_sets(recipe, say, result)
+    ask(recipe, made, say, result)
+    from apibench.report import write_report
+
+    written = write_report(result.store, recipe.folder / "report", recipe.query.campaign)
+    result.report, result.main_table = written.report, written.main_table
+    return result
+
+
+def make_sets(recipe: Recipe, say: Say, result: RunResult) -> list[ImageSet]:
+    """Import, attack, purify. Photographs that cannot be decoded are noted and left out."""
+    from apibench import purifiers
+    from apibench.attacks import stage as attacks
+    from apibench.attacks.loop import AttackSettings
+    from apibench.purifiers import stage as purification
+
+    base = recipe.folder / "sets"
+    source = sources.open_source(
+        recipe.images.source,
+        base / "clean",
+        labels=recipe.images.labels,
+        max_side=recipe.images.max_side,
+        limit=recipe.images.limit,
+    )
+    result.problems += [reason for _, reason in source.failed]
+    clean = ImageSet(source.images.folder, source.images.records[: recipe.images.limit])
+    say(f"images: {len(clean.records)} photographs")
+    made: dict[str, ImageSet] = {}
+    for variant in variants(recipe):
+        out = base / variant.folder
+        if variant.base is None:
+            made[variant.folder] = clean
+        elif variant.epsilon is not None:
+            settings = AttackSettings(
+                recipe.generate.attack, variant.epsilon, recipe.generate.steps, seed=recipe.generate.seed
+            )
+            generated = attacks.generate(clean, out, settings, recipe.generate.surrogates)
+            assert generated.images is not None
+            made[variant.folder] = generated.images
+            say(f"attack: {settings.variant}: {generated.made} made, {generated.kept} were there")
+        else:
+            assert variant.purifier is not None
+            purifier = purifiers.create(variant.purifier, variant.iterations)
+            purified = purification.purify(made[variant.base], out, purifier)
+            made[variant.folder] = purified.images
+            say(f"purify: {variant.folder}: {purified.made} made, {purified.kept} were there")
+    return list(made.values())
+
+
+def ask(recipe: Recipe, images: list[ImageSet], say: Say, result: RunResult) -> None:
+    """Query every provider; what one of them cannot do does not stop the others."""
+    asked, left_out = providers(recipe)
+    result.problems += left_out
+    errors: list[ApibenchError] = []
+    for name in asked:
+        settings = query_settings(recipe, name)
+        try:
+            report = stage.query_images(images, result.store, settings)
+        except ApibenchError as error:
+            errors.append(error)
+            result.problems.append(str(error))
+            continue
+        say(f"query: {name}: {summary(report)}")
+        result.capped |= report.exit_code is ExitCode.CAP_REACHED
+        if report.halted is not None:
+            result.problems.append(f"{name}: {report.message}")
+        result.problems += [f"{name}: {image}: {reason}" for image, reason in report.failed + report.rejected]
+    if len(errors) == len(asked):
+        raise errors[0]
+
+
+def summary(report: QueryReport) -> str:
+    """A run of the engine in a line."""
+    refused = len(report.rejected) + report.rejected_before
+    parts = [f"{report.answered} answered with {report.sent} calls", f"{report.stored} were stored"]
+    parts += [f"{refused} refused"] if refused else []
+    parts += [f"{len(report.failed)} failed"] if report.failed else []
+    parts += [f"{report.uncertain} uncertain"] if report.uncertain else []
+    return ", ".join(parts)
