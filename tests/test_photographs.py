@@ -128,7 +128,7 @@ def test_no_bytes_bring_a_traceback(tmp_path_factory: pytest.TempPathFactory, ju
     try:
         assert photographs.decode(path).ndim == 3
     except ApibenchError as error:
-        assert "junk.jpg" in str(error)
+        assert "junk.jpg" in str(error)  # noqa: PT017
 
 
 def test_import_goes_on_past_bad_files_and_lists_them(photographs_folder: Path, tmp_path: Path) -> None:

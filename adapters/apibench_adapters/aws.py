@@ -217,7 +217,7 @@ class AwsProvider:
         return [self._one(image) for image in images]
 
     def _one(self, image: EncodedImage) -> Outcome:
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import ClientError
 
         self._call.raw = None
         try:
@@ -228,7 +228,7 @@ class AwsProvider:
             return error
         except ClientError as error:
             return _from_reply(error, self._call.raw)
-        except (BotoCoreError, ValueError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - boto3's parser raises TypeError, RecursionError, ... for odd bodies
             return _from_sdk(error, self._call.raw)
 
     def close(self) -> None:

@@ -1,0 +1,348 @@
+"""The AWS adapter: every reply becomes labels or a typed error; botocore itself never sends twice; no key gets out."""
+
+from __future__ import annotations
+
+import json
+import socket
+import socketserver
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from apibench_adapters.aws import AwsProvider, adapter, parse, redact
+from botocore.awsrequest import AWSResponse
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from apibench.query.contract import Answer, EncodedImage, ErrorKind, Outcome, ProviderError, ProviderOptions
+
+IMAGE = EncodedImage(b"\x89PNG pretend", "0" * 64)
+# Synthetic, in the shape that the API reference documents.
+GOOD = {
+    "Labels": [
+        {
+            "Name": "Golden Retriever",
+            "Confidence": 98.5,
+            "Instances": [],
+            "Parents": [{"Name": "Dog"}, {"Name": "Animal"}],
+        },
+        {"Name": "Dog", "Confidence": 98.5, "Parents": [{"Name": "Animal"}]},
+        {"Name": "Grass", "Confidence": 100.00001, "Parents": []},
+    ],
+    "LabelModelVersion": "3.0",
+}
+KEY_ID, SECRET, TOKEN = "AKIA" + "ABCDEFGH12345678", "s3cr3t/" + "k" * 33, "tok" + "en" * 40
+
+
+@pytest.fixture(autouse=True)
+def no_real_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test can find a real key, or reach a real host: profiles are gone, and the proxy is a closed port."""
+    for name in ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_REKOGNITION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY_ID)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_SESSION_TOKEN", TOKEN)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+
+
+class Body:
+    """What botocore reads a recorded response from."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def stream(self, **_: object) -> Iterator[bytes]:
+        yield self.data
+
+
+def recorded(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Outcome:
+    """The outcome of a recorded response, through boto3 whole but for the socket (botocore's own before-send hook)."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    provider = adapter.create(ProviderOptions())
+    reply = {"x-amzn-RequestId": "req-1", "Content-Type": "application/x-amz-json-1.1"} | (headers or {})
+    provider._client.meta.events.register(
+        "before-send.rekognition", lambda request, **_: AWSResponse(request.url, status, reply, Body(data))
+    )
+    (outcome,) = provider.label([IMAGE])
+    return outcome
+
+
+def test_labels_scores_parents_and_the_raw_body() -> None:
+    outcome = recorded(GOOD)
+    assert isinstance(outcome, Answer)
+    assert outcome.raw == json.dumps(GOOD).encode()
+    assert outcome.request_id == "req-1"
+    assert outcome.parsed.model_version == "3.0"
+    assert [(x.name, x.score, x.parents) for x in outcome.parsed.labels] == [
+        ("Golden Retriever", 0.985, ("Dog", "Animal")),
+        ("Dog", 0.985, ("Animal",)),
+        ("Grass", 1.0, ()),
+    ]
+    assert adapter.parse(outcome.raw) == outcome.parsed
+
+
+MALFORMED = [
+    b"",
+    b"{",
+    b"null",
+    b"[]",
+    b'"text"',
+    b"<html><body>proxy login</body></html>",
+    b"\xff\xfe\x00",
+    b"{}",
+    b'{"Labels": null}',
+    b'{"Labels": {}, "LabelModelVersion": 3}',
+    b'{"Labels": [null]}',
+    b'{"Labels": [{"Name": "Dog"}]}',
+    b'{"Labels": [{"Name": 7, "Confidence": 1}]}',
+    b'{"Labels": [{"Name": "Dog", "Confidence": "abc"}]}',
+    b'{"Labels": [{"Name": "Dog", "Confidence": NaN}]}',
+    b'{"Labels": [{"Name": "Dog", "Confidence": 101}]}',
+    b'{"Labels": [{"Name": "Dog", "Confidence": -1}]}',
+    b'{"Labels": [{"Name": "Dog", "Confidence": true}]}',
+    b'{"Labels": [{"Name": "Dog", "Confidence": 1, "Parents": [{}]}]}',
+    json.dumps(GOOD).encode()[:-9],
+    b"[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("body", MALFORMED, ids=[str(body[:40]) for body in MALFORMED])
+def test_a_success_without_readable_labels_is_a_protocol_error(body: bytes) -> None:
+    """boto3 takes most of these for a reply without labels, and says nothing."""
+    outcome = recorded(body)
+    assert isinstance(outcome, ProviderError)
+    assert (outcome.kind, outcome.uncertain) == (ErrorKind.PROTOCOL, True), "it may have been billed"
+
+
+def test_no_labels_at_all_is_an_answer() -> None:
+    outcome = recorded({"Labels": [], "LabelModelVersion": "3.0"})
+    assert isinstance(outcome, Answer)
+    assert outcome.parsed.labels == ()
+
+
+ERRORS = [
+    ("ThrottlingException", 400, ErrorKind.THROTTLED),
+    ("ProvisionedThroughputExceededException", 400, ErrorKind.THROTTLED),
+    ("Unheard", 429, ErrorKind.THROTTLED),
+    ("InternalServerError", 500, ErrorKind.TRANSIENT),
+    ("ServiceUnavailable", 503, ErrorKind.TRANSIENT),
+    ("InvalidImageFormatException", 400, ErrorKind.REJECTED),
+    ("ImageTooLargeException", 400, ErrorKind.REJECTED),
+    ("InvalidParameterException", 400, ErrorKind.REJECTED),
+    ("AccessDeniedException", 400, ErrorKind.CREDENTIALS),
+    ("UnrecognizedClientException", 400, ErrorKind.CREDENTIALS),
+    ("InvalidSignatureException", 400, ErrorKind.CREDENTIALS),
+    ("ExpiredTokenException", 400, ErrorKind.CREDENTIALS),
+    ("Unheard", 403, ErrorKind.CREDENTIALS),
+    ("LimitExceededException", 400, ErrorKind.QUOTA),
+    ("SubscriptionRequiredException", 400, ErrorKind.QUOTA),
+    ("Unheard", 400, ErrorKind.PROTOCOL),
+    ("Unheard", 302, ErrorKind.PROTOCOL),
+]
+
+
+@pytest.mark.parametrize(("code", "status", "kind"), ERRORS, ids=[f"{code}-{status}" for code, status, _ in ERRORS])
+def test_the_vendors_errors_have_kinds(code: str, status: int, kind: ErrorKind) -> None:
+    body = {"__type": code, "Message": f"about {KEY_ID} and token: {TOKEN}"}
+    outcome = recorded(body, status, {"Retry-After": "2.5"})
+    assert isinstance(outcome, ProviderError)
+    assert (outcome.kind, outcome.code, outcome.status, outcome.uncertain) == (kind, code, status, False)
+    assert outcome.retry_after == 2.5
+    assert code in outcome.message
+    assert KEY_ID not in outcome.message
+    assert TOKEN not in outcome.message
+    assert outcome.raw == json.dumps(body).encode()
+
+
+def test_an_html_error_page_is_transient() -> None:
+    outcome = recorded(b"<html>Bad gateway</html>", 502)
+    assert isinstance(outcome, ProviderError)
+    assert (outcome.kind, outcome.status) == (ErrorKind.TRANSIENT, 502)
+
+
+# --- over real sockets: one hit for one call, whatever happens ---
+
+Reply = Callable[[socket.socket], None]
+
+
+def http(status: str, body: bytes) -> Reply:
+    head = f"HTTP/1.1 {status}\r\nContent-Type: application/x-amz-json-1.1\r\nContent-Length: {len(body)}\r\n\r\n"
+    return lambda connection: connection.sendall(head.encode() + body)
+
+
+def reset(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+
+
+@contextmanager
+def server(reply: Reply) -> Iterator[tuple[str, list[bytes]]]:
+    """A server that counts requests, answers each by ``reply`` and closes."""
+    hits: list[bytes] = []
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            data = b""
+            while b"\r\n\r\n" not in data:
+                data += self.request.recv(65536)
+            head, _, body = data.partition(b"\r\n\r\n")
+            length = int(
+                next(x for x in head.lower().split(b"\r\n") if x.startswith(b"content-length:")).split(b":")[1]
+            )
+            while len(body) < length:
+                body += self.request.recv(65536)
+            hits.append(head)
+            reply(self.request)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as tcp:
+        tcp.daemon_threads = True
+        threading.Thread(target=tcp.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{tcp.server_address[1]}", hits
+        finally:
+            tcp.shutdown()
+
+
+def emulated(url: str, timeout: float = 5.0) -> AwsProvider:
+    return adapter.create(ProviderOptions(endpoint=url, emulated=True, timeout=timeout))
+
+
+FAULTS: list[tuple[str, Reply, ErrorKind, bool]] = [
+    ("throttle", http("400 Bad Request", b'{"__type": "ThrottlingException"}'), ErrorKind.THROTTLED, False),
+    ("429", http("429 Too Many Requests", b"{}"), ErrorKind.THROTTLED, False),
+    ("500", http("500 Internal Server Error", b'{"__type": "InternalServerError"}'), ErrorKind.TRANSIENT, False),
+    ("503", http("503 Service Unavailable", b"<html>"), ErrorKind.TRANSIENT, False),
+    ("drop", lambda connection: None, ErrorKind.TRANSIENT, True),
+    ("reset", reset, ErrorKind.TRANSIENT, True),
+    ("hang", lambda connection: threading.Event().wait(2), ErrorKind.TRANSIENT, True),
+    (
+        "half a body",
+        lambda c: c.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{"Lab'),
+        ErrorKind.TRANSIENT,
+        True,
+    ),
+    ("no http", lambda c: c.sendall(b"220 mail.example ESMTP\r\n"), ErrorKind.TRANSIENT, True),
+    ("malformed", http("200 OK", b"{{{{"), ErrorKind.PROTOCOL, True),
+    ("empty", http("200 OK", b""), ErrorKind.PROTOCOL, True),
+]
+
+
+@pytest.mark.parametrize(("reply", "kind", "uncertain"), [f[1:] for f in FAULTS], ids=[f[0] for f in FAULTS])
+def test_the_sdk_sends_once_whatever_comes_back(reply: Reply, kind: ErrorKind, uncertain: bool) -> None:
+    with server(reply) as (url, hits):
+        (outcome,) = emulated(url, timeout=0.5).label([IMAGE])
+        assert isinstance(outcome, ProviderError)
+        assert (outcome.kind, outcome.uncertain) == (kind, uncertain)
+        assert len(hits) == 1
+
+
+def test_a_refused_connection_is_transient_and_certain() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (outcome,) = emulated(f"http://127.0.0.1:{port}").label([IMAGE])
+    assert isinstance(outcome, ProviderError)
+    assert (outcome.kind, outcome.uncertain) == (ErrorKind.TRANSIENT, False)
+
+
+def test_emulated_uses_fake_keys_and_nothing_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "missing")
+    monkeypatch.setenv("AWS_CA_BUNDLE", "/nonexistent")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "7")
+    with server(http("200 OK", json.dumps(GOOD).encode())) as (url, hits):
+        provider = emulated(url)
+        provider.check()
+        (outcome,) = provider.label([IMAGE])
+        assert isinstance(outcome, Answer), outcome
+    assert b"Credential=EMULATED/" in hits[0]
+    for secret in (KEY_ID, SECRET, TOKEN):
+        assert secret.encode() not in hits[0]
+
+
+def test_max_labels_and_min_confidence_are_sent_and_are_the_settings() -> None:
+    sent: list[dict[str, object]] = []
+    provider = adapter.create(ProviderOptions(settings={"MaxLabels": 3}))
+
+    def catch(request: object, **_: object) -> AWSResponse:
+        sent.append(json.loads(request.body))  # type: ignore[attr-defined]
+        return AWSResponse("", 200, {}, Body(json.dumps(GOOD).encode()))
+
+    provider._client.meta.events.register("before-send.rekognition", catch)
+    provider.label([IMAGE])
+    assert {key: value for key, value in sent[0].items() if key != "Image"} == {"MaxLabels": 3, "MinConfidence": 1.0}
+    assert provider.settings == {"MaxLabels": 3, "MinConfidence": 1.0}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"MaxLabel": 3}, {"MaxLabels": 0}, {"MaxLabels": "x"}, {"MinConfidence": 101}, {"MaxLabels": True}]
+)
+def test_wrong_settings_are_named(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        adapter.settings(ProviderOptions(settings=wrong))
+
+
+# --- credentials ---
+
+
+def refusal(make: Callable[[], object]) -> ProviderError:
+    with pytest.raises(ProviderError) as caught:
+        make()
+    assert caught.value.kind is ErrorKind.CREDENTIALS
+    return caught.value
+
+
+def test_no_credentials_is_one_line_that_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name)
+    error = refusal(lambda: adapter.create(ProviderOptions()).check())
+    assert "AWS_ACCESS_KEY_ID" in error.message
+
+
+def test_no_region_and_a_missing_profile_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    assert "AWS_DEFAULT_REGION" in refusal(lambda: adapter.create(ProviderOptions())).message
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    assert "nobody" in refusal(lambda: adapter.create(ProviderOptions())).message
+
+
+def test_half_a_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    refusal(lambda: adapter.create(ProviderOptions()).check())
+
+
+def test_real_keys_do_not_go_over_plain_http() -> None:
+    provider = adapter.create(ProviderOptions(endpoint="http://127.0.0.1:9"))
+    assert "https" in refusal(provider.check).message
+
+
+def test_the_host_is_the_one_the_sdk_resolved() -> None:
+    assert adapter.create(ProviderOptions()).host == "rekognition.eu-central-1.amazonaws.com"
+
+
+@given(st.text(max_size=40), st.sampled_from([KEY_ID, SECRET, TOKEN]), st.text(max_size=40))
+def test_the_redactor_lets_no_key_through(before: str, secret: str, after: str) -> None:
+    assert secret not in redact(f"{before} {secret} {after}")
+
+
+@settings(max_examples=300)
+@given(st.integers(0, 2000), st.binary(max_size=6), st.integers(0, 6))
+def test_no_mutated_response_escapes_as_anything_but_labels_or_a_protocol_error(
+    at: int, junk: bytes, drop: int
+) -> None:
+    data = bytearray(json.dumps(GOOD).encode())
+    at %= len(data)
+    data[at : at + drop] = junk
+    try:
+        parsed = parse(bytes(data))
+    except ProviderError as error:
+        assert error.kind is ErrorKind.PROTOCOL  # noqa: PT017
+    else:
+        assert all(0.0 <= label.score <= 1.0 for label in parsed.labels)
