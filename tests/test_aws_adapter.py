@@ -225,7 +225,7 @@ FAULTS: list[tuple[str, Reply, ErrorKind, bool]] = [
     (
         "half a body",
         lambda c: c.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{"Lab'),
-        ErrorKind.TRANSIENT,
+        ErrorKind.PROTOCOL,
         True,
     ),
     ("no http", lambda c: c.sendall(b"220 mail.example ESMTP\r\n"), ErrorKind.TRANSIENT, True),

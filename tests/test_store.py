@@ -72,9 +72,7 @@ def test_outcomes_tell_answers_refusals_and_failures_apart(path: Path) -> None:
         assert store.settled(KEY) == {"answered": "answered", "rejected": "rejected"}
         assert store.calls("default") == 5
         assert store.calls("another") == 0
-    found = {
-        row[0]: row[1:] for row in rows(path, "SELECT sha256, outcome, attempts, error_kind FROM v_outcomes")
-    }
+    found = {row[0]: row[1:] for row in rows(path, "SELECT sha256, outcome, attempts, error_kind FROM v_outcomes")}
     assert found["answered"][:2] == ("answered", 2)
     assert found["rejected"] == ("rejected", 1, "rejected")
     assert found["failed"] == ("failed", 2, "throttled")
@@ -164,9 +162,9 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_stored(path: Path) -> None:
         store.record_answer(attempt, answer(), 0.1)
         pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
         store._connection.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own way to a full disk
+        many = [f"{i}" * 50 for i in range(1000)]
         with pytest.raises(ApibenchError, match="full") as caught:
-            for i in range(1000):
-                store.begin(KEY, [f"{i}" * 50], price=None, cap=None)
+            store.begin(KEY, many, price=None, cap=None)
         assert "What is stored already is kept" in str(caught.value)
         assert store.settled(KEY) == {"a": "answered"}
 

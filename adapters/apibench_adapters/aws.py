@@ -7,8 +7,10 @@ retries.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import math
+import os
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -51,8 +53,17 @@ _KINDS = {
         "Throttling",
         "ProvisionedThroughputExceededException",
         "TooManyRequestsException",
+        "RequestThrottledException",
         "RequestLimitExceeded",
         "SlowDown",
+    },
+    ErrorKind.TRANSIENT: {
+        "InternalServerError",
+        "InternalFailure",
+        "ServiceUnavailable",
+        "ServiceUnavailableException",
+        "RequestTimeout",
+        "RequestTimeoutException",
     },
     ErrorKind.REJECTED: {
         "InvalidImageFormatException",
@@ -69,6 +80,9 @@ _KINDS = {
         "MissingAuthenticationToken",
         "MissingAuthenticationTokenException",
         "InvalidClientTokenId",
+        "InvalidAccessKeyId",
+        "AuthFailure",
+        "RequestTimeTooSkewed",
         "SignatureDoesNotMatch",
         "AccessDeniedException",
         "AccessDenied",
@@ -80,6 +94,18 @@ _KINDS = {
     },
     ErrorKind.QUOTA: {"LimitExceededException", "ServiceQuotaExceededException", "SubscriptionRequiredException"},
 }
+# Where the code says nothing: a proxy's or a gateway's HTML page has none.
+_KINDS_BY_STATUS = {
+    401: ErrorKind.CREDENTIALS,
+    403: ErrorKind.CREDENTIALS,
+    407: ErrorKind.CREDENTIALS,
+    408: ErrorKind.TRANSIENT,
+    413: ErrorKind.REJECTED,
+    429: ErrorKind.THROTTLED,
+}
+
+
+NO_CREDENTIALS = "no AWS credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 
 
 class AwsAdapter:
@@ -114,9 +140,10 @@ def parse(raw: bytes) -> Parsed:
     try:
         body = json.loads(raw)
         version = body.get("LabelModelVersion")
-        if not isinstance(version, str | None):
-            raise TypeError("LabelModelVersion is not a string")
-        return Parsed(tuple(_label(entry) for entry in body["Labels"]), version)
+        return Parsed(
+            tuple(_label(entry) for entry in _list(body["Labels"], "Labels")),
+            None if version is None else _text(version, "LabelModelVersion"),
+        )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {str(error)[:80]}"
         raise ProviderError(
@@ -129,16 +156,40 @@ def parse(raw: bytes) -> Parsed:
 
 
 def _label(entry: Any) -> Label:
-    name, confidence = entry["Name"], entry["Confidence"]
-    if not isinstance(name, str) or not isinstance(confidence, int | float) or isinstance(confidence, bool):
-        raise TypeError("a label without a name or a number as confidence")
-    # Confidences are float32 on a scale of 0 to 100, so the top may be a rounding error above it.
-    if not (math.isfinite(confidence) and -1e-3 <= confidence <= 100.001):
-        raise ValueError(f"a confidence of {confidence}")
-    parents = tuple(parent["Name"] for parent in entry.get("Parents") or ())
-    if not all(isinstance(parent, str) for parent in parents):
-        raise TypeError("a parent without a name")
-    return Label(name, min(max(confidence / 100.0, 0.0), 1.0), parents=parents)
+    confidence = entry["Confidence"]
+    if not isinstance(confidence, int | float) or isinstance(confidence, bool):
+        raise TypeError("a label without a number as Confidence")
+    # Confidences are float32 on a scale of 0 to 100, so the top may be a rounding error above it. NaN is in no range.
+    if not -1e-3 <= confidence <= 100.001:
+        raise ValueError("a Confidence outside 0 to 100")
+    parents = _list(entry["Parents"], "Parents") if entry.get("Parents") is not None else ()
+    return Label(
+        _text(entry["Name"], "Name"),
+        min(max(confidence / 100.0, 0.0), 1.0),
+        parents=tuple(_text(parent["Name"], "Parents") for parent in parents),
+    )
+
+
+def _list(value: Any, name: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{name} is not a list")
+    return value
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"{name} is not a name")
+    value.encode()  # half a surrogate pair is no text: no file and no database takes it
+    return value
+
+
+class _Call(threading.local):
+    """What came over the wire for the call that this thread makes: nothing yet, or a status, headers and a body."""
+
+    status: int = 0
+    raw: bytes | None = None
+    request_id: str | None = None
+    retry_after: str | None = None
 
 
 class AwsProvider:
@@ -148,7 +199,7 @@ class AwsProvider:
         self.info = INFO
         self.settings = settings
         self._emulated = options.emulated
-        self._call = threading.local()
+        self._call = _Call()
         self._session, self._client = self._connect(options)
         # The body exactly as received: boto3 hands out only what it parsed, and that is not what was paid for.
         self._client.meta.events.register("before-parse.rekognition.DetectLabels", self._keep)
@@ -167,14 +218,16 @@ class AwsProvider:
             "tcp_keepalive": True,
         }
         where: dict[str, Any] = {"endpoint_url": options.endpoint} if options.endpoint else {}
-        core = botocore.session.Session()
+        variables = None
         if options.emulated:
-            # Nothing of the user's environment may take part: no profile, no endpoint, no proxy, no real key.
-            core.set_config_variable("profile", None)
-            core.set_config_variable("config_file", "")
-            core.set_config_variable("credentials_file", "")
-            core.set_config_variable("ca_bundle", None)
-            core.session_var_map["profile"] = (None, None, None, None)
+            if not _is_loopback(options.endpoint):
+                raise ProviderError(
+                    ErrorKind.CREDENTIALS, "emulated calls go to an emulator on this machine, never elsewhere"
+                )
+            # Nothing of the user's environment or files may take part: no profile, no endpoint, no proxy, no real key.
+            known = botocore.session.Session.SESSION_VARIABLES
+            variables = {name: (None, None, default, convert) for name, (_, _, default, convert) in known.items()}
+            variables |= dict.fromkeys(("config_file", "credentials_file"), (None, None, os.devnull, None))
             config |= {"proxies": {}, "ignore_configured_endpoint_urls": True}
             where |= {
                 "region_name": "us-east-1",
@@ -182,8 +235,11 @@ class AwsProvider:
                 "aws_secret_access_key": "emulated",
                 "aws_session_token": "emulated",
             }
+        core = botocore.session.Session(session_vars=variables)
         try:
             session = boto3.session.Session(botocore_session=core)
+            if not options.emulated and session.region_name is None:
+                where["region_name"] = os.environ.get("AWS_REGION")  # boto3 itself reads AWS_DEFAULT_REGION only
             client: RekognitionClient = session.client("rekognition", config=Config(**config), **where)
         except (BotoCoreError, ValueError) as error:
             raise _from_sdk(error) from None
@@ -208,79 +264,96 @@ class AwsProvider:
         except BotoCoreError as error:
             raise _from_sdk(error) from None
         if found is None:
-            raise ProviderError(
-                ErrorKind.CREDENTIALS,
-                "no AWS credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
-            )
+            raise ProviderError(ErrorKind.CREDENTIALS, NO_CREDENTIALS)
 
     def label(self, images: Sequence[EncodedImage]) -> list[Outcome]:
         return [self._one(image) for image in images]
 
     def _one(self, image: EncodedImage) -> Outcome:
-        from botocore.exceptions import ClientError
-
-        self._call.raw = None
+        self._call.__dict__.clear()
+        failure: Exception | None = None
         try:
-            reply: Any = self._client.detect_labels(Image={"Bytes": image.data}, **self.settings)  # type: ignore[arg-type]
-            raw: bytes = self._call.raw or b""
-            return Answer(raw, parse(raw), reply.get("ResponseMetadata", {}).get("RequestId"))
+            self._client.detect_labels(Image={"Bytes": image.data}, **self.settings)  # type: ignore[arg-type]
+        except Exception as error:  # noqa: BLE001 - its parser raises what it likes on a strange body
+            failure = error
+        call = self._call
+        if call.raw is None:
+            return _from_sdk(failure or RuntimeError("no body"))
+        if call.status != 200:
+            return _from_reply(failure, call)
+        try:
+            # Whatever boto3 made of it: a body that can be read is an answer.
+            return Answer(call.raw, parse(call.raw), call.request_id)
         except ProviderError as error:
             return error
-        except ClientError as error:
-            return _from_reply(error, self._call.raw)
-        except Exception as error:  # noqa: BLE001 - boto3's parser raises TypeError, RecursionError, ... for odd bodies
-            return _from_sdk(error, self._call.raw)
 
     def close(self) -> None:
         self._client.close()
 
     def _keep(self, response_dict: dict[str, Any], **_: Any) -> None:
+        headers = response_dict.get("headers") or {}
+        self._call.status = int(response_dict.get("status_code") or 0)
+        self._call.request_id = headers.get("x-amzn-requestid")
+        self._call.retry_after = headers.get("retry-after")
         self._call.raw = bytes(response_dict.get("body") or b"")
 
 
-def _from_reply(error: Any, raw: bytes | None) -> ProviderError:
-    """An error that the service reported: certain, and not a label."""
-    code = str(error.response.get("Error", {}).get("Code") or "Unknown")
-    meta = error.response.get("ResponseMetadata", {})
-    status = int(meta.get("HTTPStatusCode") or 0)
-    text = str(error.response.get("Error", {}).get("Message") or "")
-    after = _seconds(meta.get("HTTPHeaders", {}).get("retry-after"))
-    kind = next((kind for kind, codes in _KINDS.items() if code in codes), None)
+def _from_reply(error: Exception | None, call: _Call) -> ProviderError:
+    """A reply that is no 200: what the service itself reported is certain."""
+    reported = getattr(error, "response", {}).get("Error", {})
+    code, text = str(reported.get("Code") or "Unknown"), str(reported.get("Message") or "")
+    kind = next((kind for kind, codes in _KINDS.items() if code in codes), _KINDS_BY_STATUS.get(call.status))
     if kind is None:
-        kind = {429: ErrorKind.THROTTLED, 401: ErrorKind.CREDENTIALS, 403: ErrorKind.CREDENTIALS}.get(status)
-    if kind is None:
-        kind = ErrorKind.TRANSIENT if status >= 500 else ErrorKind.PROTOCOL
-    message = redact(f"{code}: {text}" if text else f"{code} (HTTP {status})")
-    return ProviderError(kind, message, code=code, status=status or None, retry_after=after, raw=raw)
+        kind = ErrorKind.TRANSIENT if call.status >= 500 else ErrorKind.PROTOCOL
+    return ProviderError(
+        kind,
+        redact(f"{code}: {text}" if text else f"{code} (HTTP {call.status})"),
+        code=redact(code),
+        status=call.status,
+        retry_after=_seconds(call.retry_after),
+        raw=_redact_body(call.raw or b""),
+    )
 
 
-def _from_sdk(error: Exception, raw: bytes | None = None) -> ProviderError:
-    """An error of the SDK itself. Uncertain where the request may have reached the service."""
+def _from_sdk(error: Exception) -> ProviderError:
+    """No reply. Uncertain where the request may have reached the service."""
     from botocore import exceptions as sdk
 
-    name = type(error).__name__
-    message = redact(f"{name}: {error}")
     if isinstance(error, sdk.NoRegionError):
-        return ProviderError(ErrorKind.CREDENTIALS, "no AWS region; set AWS_DEFAULT_REGION, to us-east-1 for instance")
+        message = "no AWS region; set AWS_REGION or AWS_DEFAULT_REGION, to us-east-1 for instance"
+        return ProviderError(ErrorKind.CREDENTIALS, message)
+    if isinstance(error, sdk.NoCredentialsError):
+        return ProviderError(ErrorKind.CREDENTIALS, NO_CREDENTIALS)
+    message = redact(f"{type(error).__name__}: {error}")
     credentials = (
-        sdk.NoCredentialsError,
         sdk.PartialCredentialsError,
         sdk.CredentialRetrievalError,
         sdk.ProfileNotFound,
+        sdk.ConfigParseError,
+        sdk.InvalidConfigError,
+        sdk.InvalidRegionError,
+        sdk.TokenRetrievalError,
+        sdk.SSOError,
+        sdk.LoginError,
     )
-    tokens = (sdk.TokenRetrievalError, sdk.UnauthorizedSSOTokenError, sdk.SSOError, sdk.InvalidConfigError)
-    if isinstance(error, credentials + tokens):
+    if isinstance(error, credentials):
         return ProviderError(ErrorKind.CREDENTIALS, message)
     if isinstance(error, sdk.ParamValidationError):
         return ProviderError(ErrorKind.REJECTED, message)
     # Refused, unresolved or never connected: nothing was processed.
-    if isinstance(error, sdk.ConnectTimeoutError | sdk.ProxyConnectionError | sdk.SSLError):
+    if isinstance(error, sdk.ConnectionError) and not isinstance(error, sdk.ReadTimeoutError):
         return ProviderError(ErrorKind.TRANSIENT, message)
-    if isinstance(error, sdk.EndpointConnectionError):
-        return ProviderError(ErrorKind.TRANSIENT, message)
-    if isinstance(error, sdk.HTTPClientError | sdk.ConnectionClosedError | OSError):
+    if isinstance(error, sdk.HTTPClientError | OSError):
         return ProviderError(ErrorKind.TRANSIENT, message, uncertain=True)
-    return ProviderError(ErrorKind.PROTOCOL, message, raw=raw, uncertain=True)
+    return ProviderError(ErrorKind.PROTOCOL, message, uncertain=True)
+
+
+def _is_loopback(endpoint: str | None) -> bool:
+    host = urlsplit(endpoint or "").hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _seconds(text: str | None) -> float | None:
@@ -301,4 +374,11 @@ _SECRETS = re.compile(
 
 def redact(text: str) -> str:
     """A message without anything that looks like a key, a signature or encoded bytes; one line, at most 300 characters."""
-    return " ".join(_SECRETS.sub("[removed]", text).split())[:300]
+    clean = "".join(c if c.isprintable() else " " for c in _SECRETS.sub("[removed]", text))
+    return " ".join(clean.split())[:300]
+
+
+def _redact_body(raw: bytes) -> bytes:
+    """An error's body as received, unless it repeats a key: AWS answers a wrong signature with the headers it signed."""
+    text = raw.decode("utf-8", "replace").replace("\\/", "/")
+    return _SECRETS.sub("[removed]", text).encode() if _SECRETS.search(text) else raw
