@@ -88,8 +88,7 @@ def load(name: str, device: str = "cpu") -> Classifier:
     if not rest:
         kind, rest = ("pypi" if _installed(name) else "timm"), name
     loaders = {"pypi": _load_pypi, "timm": _load_timm, "file": _load_file}
-    if kind not in loaders:
-        raise ApibenchError(f"{name}: no such kind of classifier; use pypi:NAME, timm:NAME or file:ARCH=PATH")
+    _check_kind(kind, name)
     return loaders[kind](rest).to(device)
 
 
@@ -105,7 +104,13 @@ def canonical(name: str) -> str:
         architecture, path, query = _file_parts(rest)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
         return f"file:{architecture}={path.name}" + (f"?{query}" if query else "") + f"#{digest}"
+    _check_kind(kind, name)
     return name
+
+
+def _check_kind(kind: str, name: str) -> None:
+    if kind not in ("pypi", "timm", "file"):
+        raise ApibenchError(f"{name}: no such kind of classifier; use pypi:NAME, timm:NAME or file:ARCH=PATH")
 
 
 def load_all(names: Sequence[str], device: str = "cpu") -> list[Classifier]:

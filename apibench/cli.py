@@ -365,7 +365,7 @@ def emulate(
     chosen = Faults.parse(faults, seed=seed)
     with Emulator(target, port=port, bill=bill, faults=chosen, latency=latency, rate_limit=rate_limit) as emulator:
         click.echo(f"emulating AWS Rekognition on {emulator.url}, answered by {target}; stop with Ctrl-C")
-        emulator.wait()
+        emulator.serve_forever()
     return ExitCode.DONE
 
 

@@ -101,6 +101,7 @@ def check(recipe: Recipe) -> None:
 
     for name in recipe.generate.surrogates:
         classifiers.canonical(name)
+    variants(recipe)
     for purify in recipe.purify:
         for iterations in purify.iterations:
             purifiers.create(purify.purifier, iterations)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apibench.errors import ExitCode
-from apibench.query import registry
+from apibench.errors import ApibenchError, ExitCode
+from apibench.query import pricing, registry
 from apibench.query.contract import ErrorKind, Outcome, ProviderError, ProviderInfo
 from apibench.query.engine import Engine, HaltReason, QueryReport, RetryPolicy
-from apibench.query.store import ResponseStore
+from apibench.query.store import Key, ResponseStore
 from tests.fakes import KEY, QUICK, FakeProvider, answer, error, questions
 
 
@@ -196,20 +199,84 @@ def test_an_interrupt_keeps_what_is_done(store: ResponseStore, monkeypatch: pyte
     assert len(store.settled(KEY)) == provider.hits, "requests in flight were finished and stored"
 
 
-def test_a_file_that_changed_stops_the_run_with_its_name(store: ResponseStore) -> None:
-    from apibench.errors import ApibenchError
+def test_an_image_that_cannot_be_read_is_listed_and_the_others_go_on(store: ResponseStore) -> None:
     from apibench.query.engine import Question
 
     def changed() -> bytes:
         raise ApibenchError("x.png: changed since it was written")
 
-    provider = FakeProvider()
-    report = Engine(provider, store, KEY).run([Question("a", "x", changed)])
-    assert (provider.hits, report.halted, report.message) == (
-        0,
-        HaltReason.STORE,
-        "x.png: changed since it was written",
+    gone = [Question(f"{i}", f"x{i}", changed) for i in range(8)]
+    for batch in (1, 4):
+        provider = FakeProvider(batch=batch)
+        report = Engine(provider, store, Key(f"batch{batch}", "fake", "custom", "{}")).run([*gone, *questions(3)])
+        assert (report.answered, len(provider.seen), report.halted) == (3, 3, None)
+        assert sorted(report.failed) == [(f"x{i}", "x.png: changed since it was written") for i in range(8)]
+        assert report.exit_code is ExitCode.SOME_FAILED
+
+
+def test_a_store_that_cannot_be_written_stops_the_run(store: ResponseStore) -> None:
+    store._connection.execute(
+        f"PRAGMA max_page_count = {store._connection.execute('PRAGMA page_count').fetchone()[0] + 4}"
     )
+    provider = FakeProvider()
+    report = run(store, provider, 1000, concurrency=4)
+    assert report.halted is HaltReason.STORE
+    assert "full" in report.message
+    assert report.answered == len(store.settled(KEY)) > 0
+    assert provider.hits <= report.answered + 4, "at most the requests in flight came back to a full disk"
+
+
+def test_refusals_do_not_count_as_a_provider_that_is_down(store: ResponseStore) -> None:
+    down = {question.sha256 for question in questions(24)[::2]}
+    script = lambda _, image: error(ErrorKind.TRANSIENT if image.sha256 in down else ErrorKind.REJECTED)  # noqa: E731
+    report = run(store, FakeProvider(script), 24, concurrency=1)
+    assert (len(report.failed), len(report.rejected), report.halted) == (12, 12, None)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from apibench.query.engine import Engine
+from apibench.query.store import ResponseStore
+from tests.fakes import KEY, QUICK, FakeProvider, answer, questions
+
+bill = open(sys.argv[2], "ab", buffering=0)  # one write a line: what the vendor has answered, whoever is alive to hear it
+
+def charge(hit, image):
+    bill.write(image.sha256.encode() + b"\\n")
+    return answer(image.sha256)
+
+with ResponseStore.open(Path(sys.argv[1])) as store:
+    print("asking", flush=True)
+    print(Engine(FakeProvider(charge, delay=0.01), store, KEY, policy=QUICK, concurrency=4).run(questions(150)).stored)
+"""
+
+
+def test_killed_at_any_moment_and_started_again_it_pays_at_most_for_what_was_in_flight(tmp_path: Path) -> None:
+    path, bill = tmp_path / "s.sqlite", tmp_path / "bill"
+    command = [sys.executable, "-c", KILLED, str(path), str(bill)]
+    kills = 0
+    for pause in (0.03, 0.06, 0.09):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(pause)
+            kills += process.poll() is None
+            process.kill()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    stored = int(done.stdout.split()[-1])
+    billed = bill.read_text().split()
+    assert set(billed) == {question.sha256 for question in questions(150)}
+    assert kills == 3
+    assert 0 < stored < 150, "the kills came in the middle"
+    assert len(billed) <= 150 + 4 * kills
+    with ResponseStore.open(path) as store:
+        assert len(store.settled(KEY)) == 150
+        raws = store._connection.execute("SELECT sha256, raw FROM responses").fetchall()
+        assert all(sha256.encode() in raw for sha256, raw in raws), "each answer is with its image"
+        assert store._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert len(billed) <= store.calls("default"), "nothing was answered that was not written down first"
 
 
 @pytest.mark.parametrize(
@@ -233,3 +300,30 @@ def test_only_the_vendors_own_host_is_live(host: str, emulated: bool, origin: st
 def test_provider_errors_are_exceptions_with_a_kind() -> None:
     raised = ProviderError(ErrorKind.QUOTA, "used up", code="X")
     assert (str(raised), raised.kind, raised.uncertain) == ("used up", ErrorKind.QUOTA, False)
+
+
+def test_an_unknown_provider_is_told_what_there_is() -> None:
+    with pytest.raises(ApibenchError, match=r"asw: no adapter .*aws.*did you mean aws\?"):
+        registry.adapter("asw")
+
+
+def test_prices_are_dated_and_can_be_replaced(tmp_path: Path) -> None:
+    own = tmp_path / "prices.json"
+    own.write_text('{"as_of": "2027-01-01", "per_1000": {"aws": {"price": 0.8}}}')
+    assert (pricing.price_of_call("aws", own), pricing.dated(own)) == (0.0008, "2027-01-01")
+    assert pricing.price_of_call("google", own) is None
+    assert pricing.price_of_call("aws") == 0.001
+    assert pricing.dated()[:2] == "20"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"per_1000": []}', '{"per_1000": {"aws": 1}}', "[" * 100_000]
+    + [f'{{"per_1000": {{"aws": {{"price": {price}}}}}}}' for price in ('"x"', "-1", "NaN", "1e999", "null", "{}")],
+)
+def test_a_price_list_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "prices.json"
+    path.write_text(text)
+    with pytest.raises(ApibenchError, match=r"prices\.json: ") as caught:
+        pricing.price_of_call("aws", path)
+    assert str(caught.value).count("\n") == 0

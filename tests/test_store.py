@@ -14,7 +14,7 @@ import pytest
 
 from apibench.errors import ApibenchError
 from apibench.imageset import ImageSet
-from apibench.query.contract import ErrorKind
+from apibench.query.contract import Answer, ErrorKind, Label, Parsed, ProviderError
 from apibench.query.store import ResponseStore, canonical
 from tests.fakes import KEY, answer, error
 
@@ -58,11 +58,12 @@ def test_a_response_is_never_overwritten(path: Path) -> None:
 
 def test_outcomes_tell_answers_refusals_and_failures_apart(path: Path) -> None:
     with ResponseStore.open(path) as store:
-        for sha, kinds in {
+        given: dict[str, list[ErrorKind | None]] = {
             "answered": [ErrorKind.THROTTLED, None],
             "rejected": [ErrorKind.REJECTED],
             "failed": [ErrorKind.TRANSIENT, ErrorKind.THROTTLED],
-        }.items():
+        }
+        for sha, kinds in given.items():
             for kind in kinds:
                 (attempt,) = store.begin(KEY, [sha], price=None, cap=None) or []
                 if kind is None:
@@ -87,8 +88,10 @@ def test_the_cap_is_exact_under_eight_threads(path: Path) -> None:
                 got.append(store.begin(KEY, [f"{threading.get_ident()}-{i}"], price=None, cap=37))
 
         threads = [threading.Thread(target=spend) for _ in range(8)]
-        [thread.start() for thread in threads]
-        [thread.join() for thread in threads]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
         assert sum(ids is not None for ids in got) == store.calls("default") == 37
 
 
@@ -148,6 +151,62 @@ def test_a_foreign_database_and_another_version_are_refused(path: Path) -> None:
     for read_only in (False, True):
         with pytest.raises(ApibenchError, match="schema version 99; this apibench writes version 1"):
             ResponseStore.open(path, read_only=read_only)
+
+
+def test_another_programs_database_with_a_version_is_refused(path: Path) -> None:
+    rows(path, "CREATE TABLE meta (key, value)")
+    with sqlite3.connect(path) as connection:
+        connection.execute("INSERT INTO meta VALUES ('schema_version', '1')")
+    before = path.read_bytes()
+    with pytest.raises(ApibenchError, match="not a response store"):
+        ResponseStore.open(path)
+    assert path.read_bytes() == before
+
+
+def test_a_store_whose_making_was_killed_is_made_again(path: Path) -> None:
+    rows(path, "PRAGMA user_version = 1")  # a header and no table: what is left when the schema was rolled back
+    assert path.stat().st_size > 0
+    with ResponseStore.open(path) as store:
+        assert store.calls("default") == 0
+
+
+def test_a_closed_store_is_one_file_that_needs_no_writing_to_read(path: Path) -> None:
+    with ResponseStore.open(path) as store:
+        store.begin(KEY, ["a"], price=None, cap=None)
+    assert sorted(p.name for p in path.parent.iterdir()) == [path.name, f"{path.name}.lock"]
+    assert path.read_bytes()[18:20] == b"\x01\x01", "the header says rollback journal, not write-ahead log"
+    with ResponseStore.open(path, read_only=True) as reader:
+        assert reader.calls("default") == 1
+    assert not list(path.parent.glob("*-*")), "reading left nothing beside it"
+
+
+def test_closing_under_a_readers_eyes_loses_nothing(path: Path) -> None:
+    store = ResponseStore.open(path)
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM attempts").fetchall()
+    store.begin(KEY, ["a"], price=None, cap=None)
+    store.close()
+    reader.close()
+    with ResponseStore.open(path) as again:
+        assert again.calls("default") == 1
+
+
+def test_a_link_to_a_store_is_under_the_same_lock(path: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.sqlite"
+    link.symlink_to(path)
+    with ResponseStore.open(path), pytest.raises(ApibenchError, match="another query"):
+        ResponseStore.open(link)
+
+
+def test_text_that_no_database_takes_does_not_lose_an_answer(path: Path) -> None:
+    odd = "half \ud800"
+    with ResponseStore.open(path) as store:
+        first, second = store.begin(KEY, ["a", "b"], price=None, cap=None) or []
+        store.record_answer(first, Answer(b"raw", Parsed((Label(odd, 0.5),), odd), odd), 0.1)
+        store.record_error(second, ProviderError(ErrorKind.PROTOCOL, odd, code=odd), 0.1)
+    assert rows(path, "SELECT raw, request_id FROM responses") == [(b"raw", "half ?")]
+    assert rows(path, "SELECT error_message FROM attempts WHERE sha256 = 'b'") == [("half ?",)]
 
 
 def test_a_missing_store_is_not_made_by_reading(path: Path) -> None:

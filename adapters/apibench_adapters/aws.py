@@ -238,11 +238,15 @@ class AwsProvider:
         core = botocore.session.Session(session_vars=variables)
         try:
             session = boto3.session.Session(botocore_session=core)
-            if not options.emulated and session.region_name is None:
-                where["region_name"] = os.environ.get("AWS_REGION")  # boto3 itself reads AWS_DEFAULT_REGION only
+            # AWS's newer SDKs read AWS_REGION, boto3 only AWS_DEFAULT_REGION.
+            where.setdefault("region_name", session.region_name or os.environ.get("AWS_REGION"))
             client: RekognitionClient = session.client("rekognition", config=Config(**config), **where)
         except (BotoCoreError, ValueError) as error:
             raise _from_sdk(error) from None
+        if urlsplit(client.meta.endpoint_url).scheme != "https" and not options.emulated:
+            host = urlsplit(client.meta.endpoint_url).hostname
+            message = f"{host}: real keys are not sent over plain http; use an https endpoint, or --emulated"
+            raise ProviderError(ErrorKind.CREDENTIALS, message)
         return session, client
 
     @property
@@ -254,11 +258,6 @@ class AwsProvider:
 
         if self._emulated:
             return
-        if urlsplit(self._client.meta.endpoint_url).scheme != "https":
-            raise ProviderError(
-                ErrorKind.CREDENTIALS,
-                f"{self.host}: real keys are not sent over plain http; use an https endpoint, or --emulated",
-            )
         try:
             found = self._session.get_credentials()
         except BotoCoreError as error:
@@ -341,7 +340,7 @@ def _from_sdk(error: Exception) -> ProviderError:
     if isinstance(error, sdk.ParamValidationError):
         return ProviderError(ErrorKind.REJECTED, message)
     # Refused, unresolved or never connected: nothing was processed.
-    if isinstance(error, sdk.ConnectionError) and not isinstance(error, sdk.ReadTimeoutError):
+    if isinstance(error, sdk.ConnectionError):
         return ProviderError(ErrorKind.TRANSIENT, message)
     if isinstance(error, sdk.HTTPClientError | OSError):
         return ProviderError(ErrorKind.TRANSIENT, message, uncertain=True)

@@ -183,7 +183,7 @@ class Engine:
                 self._ask(batch)
             except _Halted:
                 return
-            except ApibenchError as error:  # the store, or an image file, is not what it was: nothing more is sent
+            except ApibenchError as error:  # the store cannot be written: nothing more is sent
                 self._halt(HaltReason.STORE, str(error))
                 return
             except BaseException:
@@ -192,8 +192,11 @@ class Engine:
 
     def _ask(self, batch: Sequence[Question]) -> None:
         """Ask about a batch until each image has an outcome, or the policy says enough."""
-        waiting = {question.sha256: question for question in batch}
+        images = self._read(batch)
+        waiting = {question.sha256: question for question in batch if question.sha256 in images}
         uncertain = dict.fromkeys(waiting, 0)
+        if not waiting:
+            return
         retrying = Retrying(
             stop=stop_after_attempt(self.policy.attempts) | stop_when_event_set(self._stop),
             wait=self.policy.wait,
@@ -202,16 +205,28 @@ class Engine:
             reraise=True,
         )
         try:
-            retrying(self._send, waiting, uncertain)
+            retrying(self._send, images, waiting, uncertain)
         except _Again as again:
             if self._stop.is_set():
                 return  # not given up: the run is stopping, and the next one asks again
             for question in waiting.values():
                 self._give_up(question, again.error)
 
-    def _send(self, waiting: dict[str, Question], uncertain: dict[str, int]) -> None:
+    def _read(self, batch: Sequence[Question]) -> dict[str, EncodedImage]:
+        """The images of a batch; one that cannot be read (gone, changed) is listed as failed, and the others go on."""
+        images = {}
+        for question in batch:
+            try:
+                images[question.sha256] = EncodedImage(question.read(), question.sha256)
+            except ApibenchError as error:
+                with self._mutex:
+                    self.report.failed.append((question.name, str(error)))
+                self.progress(1)
+        return images
+
+    def _send(self, batch: dict[str, EncodedImage], waiting: dict[str, Question], uncertain: dict[str, int]) -> None:
         """One request. Takes out of ``waiting`` what needs no other; raises _Again where something is left."""
-        images = [EncodedImage(question.read(), question.sha256) for question in waiting.values()]
+        images = [batch[sha256] for sha256 in waiting]
         self._limiter.acquire(self._stop)
         if self._stop.is_set():
             raise _Halted
@@ -290,6 +305,7 @@ class Engine:
         with self._mutex:
             if error.kind is ErrorKind.REJECTED:
                 self.report.rejected.append((question.name, error.message))
+                self._failures = 0  # the provider looked at it: it is there, and works
             else:
                 self.report.failed.append((question.name, error.message))
                 self._failures += 1

@@ -18,7 +18,7 @@ def price_of_call(provider: str, prices: Path | None = None) -> float | None:
         if entry is None:
             return None
         price = float(entry["price"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ApibenchError(
             f"{path}: not a price list like data/prices.json ({type(error).__name__}: {error})"
         ) from error

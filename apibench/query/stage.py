@@ -85,8 +85,9 @@ def plan(images: Sequence[ImageSet], store: Path, query: QuerySettings) -> Plan:
 
 
 def estimate(query: QuerySettings, images: int, stored: int = 0) -> Plan:
-    """The same for a number of images that do not exist yet."""
+    """The same for a number of images that do not exist yet. Raises ApibenchError for a wrong setting or price list."""
     adapter = registry.adapter(query.provider)
+    _settings(adapter, query)
     price = pricing.price_of_call(query.provider, query.prices)
     calls = images - stored
     rate = None if query.emulated else query.per_second or adapter.info.rate_per_second
@@ -115,14 +116,17 @@ def query_images(images: Sequence[ImageSet], store: Path, query: QuerySettings) 
         for record in images_.records
     ]
     price = 0.0 if query.emulated else pricing.price_of_call(query.provider, query.prices)
+    key = _key(adapter, query, _expected_origin(adapter, query))
+    sha256s = {question.sha256 for question in questions}
+    if store.is_file():
+        with ResponseStore.open(store, read_only=True) as reader:
+            settled = reader.settled(key)
+            if sha256s <= set(settled) and all(reader.remembers(images_) for images_ in images):
+                # Nothing to send: the store stays untouched, no network is loaded and no credentials are asked for.
+                return QueryReport.before(sha256s, settled)
     with ResponseStore.open(store) as opened:
         for images_ in images:
             opened.remember(images_)
-        key = _key(adapter, query, _expected_origin(adapter, query))
-        sha256s, settled = {question.sha256 for question in questions}, opened.settled(key)
-        if sha256s <= set(settled):
-            # Nothing to send: no client is made, no network loaded, no credentials asked for.
-            return QueryReport.before(sha256s, settled)
         with _connect(adapter, query) as provider:
             origin = registry.origin_of(provider.host, provider.info, emulated=query.emulated)
             bar = Progress(range(len(questions)), f"query {query.provider}", unit="image")
@@ -141,11 +145,15 @@ def query_images(images: Sequence[ImageSet], store: Path, query: QuerySettings) 
                 return engine.run(questions)
 
 
-def _key(adapter: Adapter, query: QuerySettings, origin: str) -> Key:
+def _settings(adapter: Adapter, query: QuerySettings) -> dict[str, Setting]:
     try:
-        settings = dict(adapter.settings(ProviderOptions(settings=query.settings)))
+        return dict(adapter.settings(ProviderOptions(settings=query.settings)))
     except ValueError as error:
         raise ApibenchError(f"{query.provider}: setting {error}") from error
+
+
+def _key(adapter: Adapter, query: QuerySettings, origin: str) -> Key:
+    settings = _settings(adapter, query)
     if query.emulated:
         from apibench.classifiers import canonical as canonical_name
 

@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -116,6 +116,11 @@ class ResponseStore:
         return store
 
     def close(self) -> None:
+        """Close. The log is folded in, so that the store is one plain file again, which may be copied or made read-only."""
+        if self._lock is not None:
+            with suppress(sqlite3.Error):  # a reader is still there, or the disk is full: the log stays, and is sound
+                self._connection.execute("PRAGMA busy_timeout = 0")
+                self._connection.execute("PRAGMA journal_mode = DELETE")
         self._connection.close()
         if self._lock is not None:
             self._lock.release()
@@ -128,8 +133,18 @@ class ResponseStore:
 
     def remember(self, images: ImageSet) -> None:
         """Note which images the answers are about, so that a report needs nothing but the store and the files."""
+        with self._transaction() as cursor:
+            cursor.executemany("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", self._rows(images))
+
+    def remembers(self, images: ImageSet) -> bool:
+        """True if :meth:`remember` would change nothing."""
+        with self._mutex:
+            known = set(self._connection.execute("SELECT * FROM images"))
+        return known.issuperset(self._rows(images))
+
+    def _rows(self, images: ImageSet) -> list[tuple[object, ...]]:
         folder = os.path.relpath(images.folder.resolve(), self.path.resolve().parent)
-        rows = [
+        return [
             (
                 r.sha256,
                 r.variant,
@@ -143,8 +158,6 @@ class ResponseStore:
             )
             for r in images.records
         ]
-        with self._transaction() as cursor:
-            cursor.executemany("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def settled(self, key: Key) -> dict[str, str]:
         """SHA-256 of every image that is never to be sent again under a key: ``answered`` or ``rejected``."""
@@ -198,8 +211,8 @@ class ResponseStore:
                 (
                     answer.raw,
                     labels_to_json(answer.parsed.labels),
-                    answer.parsed.model_version,
-                    answer.request_id,
+                    _text(answer.parsed.model_version),
+                    _text(answer.request_id),
                     latency,
                     now(),
                     attempt,
@@ -214,7 +227,9 @@ class ResponseStore:
     def _finish(
         cursor: sqlite3.Cursor, attempt: int, outcome: str, error: ProviderError | None, latency: float
     ) -> None:
-        about = (None,) * 5 if error is None else (error.kind.value, error.code, error.message, error.status, error.raw)
+        about: tuple[object, ...] = (None,) * 5
+        if error is not None:
+            about = (error.kind.value, _text(error.code), _text(error.message), error.status, error.raw)
         cursor.execute(
             "UPDATE attempts SET outcome = ?, finished_at = ?, latency = ?, error_kind = ?, error_code = ?, "
             "error_message = ?, http_status = ?, raw = ? WHERE id = ? AND outcome IS NULL",
@@ -246,12 +261,17 @@ class ResponseStore:
 
 def labels_to_json(labels: Iterable[Label]) -> str:
     rows = [{"name": x.name, "score": x.score, "id": x.id, "parents": list(x.parents)} for x in labels]
-    return json.dumps(rows, ensure_ascii=False)
+    return json.dumps(rows)
+
+
+def _text(text: str | None) -> str | None:
+    """Text as SQLite takes it: half a surrogate pair from a hostile reply must not keep an answer out of the store."""
+    return None if text is None else text.encode("utf-8", "replace").decode()
 
 
 def canonical(settings: object) -> str:
     """Settings as the store's key has them: JSON with sorted keys."""
-    return json.dumps(settings, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(settings, sort_keys=True, separators=(",", ":"))
 
 
 def now() -> str:
@@ -260,9 +280,10 @@ def now() -> str:
 
 def _take_lock(path: Path) -> FileLock:
     """One writer at a time. The lock is the operating system's: it is gone when its process is, however that ended."""
-    lock = FileLock(path.with_name(path.name + ".lock"))
+    real = path.resolve()  # one lock, whatever link the store is reached by
+    lock = FileLock(real.with_name(real.name + ".lock"))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        real.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout as error:
         raise ApibenchError(
@@ -276,7 +297,6 @@ def _take_lock(path: Path) -> FileLock:
 def _connect(path: Path, read_only: bool) -> sqlite3.Connection:
     if read_only and not path.is_file():
         raise ApibenchError(f"{path}: no such store; 'apibench query' makes one")
-    new = not path.exists() or path.stat().st_size == 0
     uri = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
     try:
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=10)
@@ -284,7 +304,7 @@ def _connect(path: Path, read_only: bool) -> sqlite3.Connection:
         raise ApibenchError(f"{path}: cannot be opened ({error})") from error
     try:
         if not read_only:
-            if new:
+            if connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone() == (0,):
                 # The whole schema or none of it: a kill in between must not leave half a store.
                 connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
             _check_version(path, connection)
@@ -305,6 +325,8 @@ def _connect(path: Path, read_only: bool) -> sqlite3.Connection:
 def _check_version(path: Path, connection: sqlite3.Connection) -> None:
     try:
         row = connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
+        for table in ("attempts", "responses", "images"):
+            connection.execute(f"SELECT * FROM {table} LIMIT 0")  # noqa: S608 - the three names above
     except sqlite3.DatabaseError as error:
         raise ApibenchError(f"{path}: not a response store of apibench ({error})") from error
     if row is None or row[0] != SCHEMA_VERSION:

@@ -1,0 +1,55 @@
+"""What a vendor's wire protocol is to the server: requests in, replies out. A further vendor is a further :class:`Wire`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from apibench.emulator.answerer import Answerer
+from apibench.emulator.faults import FaultKind
+
+ANSWERED = "answered"
+
+
+@dataclass(frozen=True)
+class Request:
+    """An HTTP request as received. Header names are in lower case; ``id`` is the emulator's own for it."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+    id: str
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An HTTP reply. ``outcome`` is :data:`ANSWERED` or the vendor's error code.
+
+    ``billed``: SHA-256 of each image that labels were computed for, empty unless answered; a line of the bill each. ``cut``:
+    send only so many bytes of the body, then close the connection.
+    """
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+    outcome: str = ANSWERED
+    operation: str = ""
+    billed: tuple[str, ...] = ()
+    cut: int | None = None
+
+
+class Wire(Protocol):
+    """One vendor's protocol over HTTP."""
+
+    provider: str  # as in the bill, and on the command line: "aws"
+
+    def claims(self, request: Request) -> bool:
+        """Whether this request is for this vendor, by its path and headers."""
+
+    def answer(self, request: Request, answerer: Answerer) -> Reply:
+        """Answer or refuse a request, as the vendor would."""
+
+    def failure(self, request: Request, kind: FaultKind) -> Reply:
+        """The vendor's reply when throttling (``throttle``, ``provisioned``, ``429``) or failing (``500``, ``503``)."""

@@ -1,0 +1,100 @@
+"""Recipes: those that come with apibench are right, and a wrong one is refused before any work, with key and reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from apibench import data, recipe, run
+from apibench.errors import ApibenchError
+
+
+def load(tmp_path: Path, text: str) -> recipe.Recipe:
+    path = tmp_path / "r.toml"
+    path.write_text(text)
+    return recipe.load(path)
+
+
+@pytest.mark.parametrize("name", ["demo.toml", "demo", "api-benchmark.toml"])
+def test_the_recipes_that_come_along_are_right(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    loaded = recipe.load(recipe.find(name))
+    run.check(loaded)
+    assert list(tmp_path.iterdir()) == [], "checking writes nothing"
+
+
+def test_the_benchmark_asks_four_vendors_live_with_three_treatments() -> None:
+    loaded = recipe.load(data.path("recipes/api-benchmark.toml"))
+    assert loaded.query.providers == ["aws", "azure", "clarifai", "google"]
+    assert not loaded.query.emulated
+    assert [variant.folder for variant in run.variants(loaded)] == [
+        "clean",
+        "mi-di-eps16",
+        "clean+gaussian-4",
+        "mi-di-eps16+gaussian-4",
+        "clean+ncis-4",
+        "mi-di-eps16+ncis-4",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "name: Field required"),
+        ("name = 3", "name: Input should be a valid string"),
+        ('name = "../x"', "name: String should match pattern"),
+        ('name = "x"\nnmae = 1', "nmae: Extra inputs are not permitted"),
+        ('name = "x"\n[images]\nmax_side = 1', "images.max_side: Input should be greater than or equal to 32"),
+        (
+            'name = "x"\n[generate]\nepsilon = [8, 300]',
+            "generate.epsilon[2]: Input should be less than or equal to 255",
+        ),
+        ('name = "x"\n[generate]\nepsilon = 8', "generate.epsilon: Input should be a valid list"),
+        ('name = "x"\n[generate]\nattack = "pgd"', "generate.attack: Input should be 'mi-di'"),
+        ('name = "x"\n[[purify]]\niterations = [1]', "purify[1].purifier: Field required"),
+        ('name = "x"\n[query]\nmax_calls = 0', "query.max_calls: Input should be greater than or equal to 1"),
+        ('name = "x"\n[query]\nproviders = ["aws", "aws"]', "query.providers: a provider is named twice"),
+        ('name = "x"\n[query.settings.google]\na = 1', "query.settings.google: google is not in query.providers"),
+        ("name = ", "not TOML"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_with_key_and_reason(tmp_path: Path, text: str, reason: str) -> None:
+    with pytest.raises(ApibenchError) as caught:
+        load(tmp_path, text)
+    assert reason in str(caught.value)
+    assert "r.toml" in str(caught.value)
+    assert str(caught.value).count("\n") < 3
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('[images]\nsource = "nowhere"', "nowhere: no such folder"),
+        ('[generate]\nsurrogates = ["hub:x"]', "hub:x"),
+        ('[generate]\nsurrogates = ["file:resnet18=missing.pth"]', "missing.pth"),
+        ('[[purify]]\npurifier = "ncsi"', "did you mean ncis?"),
+        ('[query]\nproviders = ["awz"]', "did you mean aws?"),
+        ('[query]\nproviders = ["azure"]', "none of azure has an adapter"),
+        ("[query.settings.aws]\nMaxLabel = 3", "MaxLabel"),
+        ('[query]\nprices = "missing.json"', "missing.json"),
+        ('[query]\nemulated = true\n[emulator]\ntarget = "tf_efficientnet_lite0"', "is a surrogate of the attack too"),
+        ('[[purify]]\npurifier = "jpeg"\n[[purify]]\npurifier = "jpeg"', "stands in it twice"),
+    ],
+)
+def test_what_would_fail_later_is_found_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    loaded = load(tmp_path, f'name = "x"\n{text}')
+    with pytest.raises(ApibenchError) as caught:
+        run.check(loaded)
+    assert reason in str(caught.value)
+    assert not (tmp_path / "reports").exists()
+
+
+def test_an_unknown_recipe_names_those_there_are() -> None:
+    with pytest.raises(ApibenchError, match=r"api-benchmark\.toml, demo\.toml"):
+        recipe.find("dmeo.toml")
+    with pytest.raises(ApibenchError, match="no such recipe"):
+        recipe.find("../nowhere/demo.toml")
