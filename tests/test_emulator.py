@@ -821,3 +821,9 @@ def test_a_real_network_names_real_photographs() -> None:
             right += vocabulary().classes[photograph.label].name in names(reply)
         assert emulator.hits["answered"] == 6
     assert right >= 4
+
+
+def test_categories_are_given_to_labels_that_exist() -> None:
+    from apibench.emulator.rekognition import _CATEGORIES
+
+    assert set(_CATEGORIES) <= set(vocabulary().groups)

@@ -89,6 +89,14 @@ def test_ncis_is_smoothing_then_the_network_and_borders_are_padded_by_reflection
         assert torch.allclose(purifier(x), expected, atol=1e-6)
 
 
+def test_tiles_meet_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+    purifier, x = small_ncis(1), to_tensor(paint(4, 45, 70))
+    whole = purifier(x)
+    monkeypatch.setattr("apibench.purifiers.ncis.TILE", 16)
+    with torch.no_grad():
+        assert torch.allclose(purifier(x), whole.detach(), atol=1e-6)
+
+
 def test_the_shipped_network_gives_back_a_smoothed_picture_better_than_smoothing_leaves_it() -> None:
     """It was trained for that; the picture here is one no photograph of the training resembles."""
     x = to_tensor(paint(9, 96, 96))
