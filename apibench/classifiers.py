@@ -48,6 +48,15 @@ class InputSettings:
     std: tuple[float, float, float]
 
 
+@dataclass(frozen=True)
+class View:
+    """How an attack shows an image to a classifier: shrunk by ``ratio`` onto black, at a place given by two shares in [0, 1)."""
+
+    ratio: float
+    top: float
+    left: float
+
+
 class Classifier(torch.nn.Module):
     """RGB pixels (N, 3, H, W) in [0, 1], of any size, to logits (N, 1000); frozen, in evaluation mode.
 
@@ -70,16 +79,34 @@ class Classifier(torch.nn.Module):
         """A classifier stays in evaluation mode: batch norm must not learn from the images it judges."""
         return super().train(False)
 
-    def prepare(self, x: Tensor) -> Tensor:
-        """Resize and normalise: what the network itself is given, (N, 3, size, size)."""
-        size = (self.input.size, self.input.size)
-        if x.shape[-2:] != size:
-            x = torch.nn.functional.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
+    def prepare(self, x: Tensor, views: Sequence[View | None] | None = None) -> Tensor:
+        """Resize and normalise: what the network itself is given, (N, 3, size, size). ``views``: one an image, None for whole."""
+        if views is None:
+            x = _resize(x, self.input.size)
+        else:
+            shown = [_show(image[None], view, self.input.size) for image, view in zip(x, views, strict=True)]
+            x = torch.cat(shown) if len(shown) > 1 else shown[0]
         x = torch.addcmul(cast(Tensor, self._shift), x, cast(Tensor, self._scale))
         return x.contiguous(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.network(self.prepare(x)))
+
+
+def _resize(x: Tensor, side: int) -> Tensor:
+    if x.shape[-2:] == (side, side):
+        return x
+    return torch.nn.functional.interpolate(x, (side, side), mode="bilinear", antialias=True, align_corners=False)
+
+
+def _show(x: Tensor, view: View | None, side: int) -> Tensor:
+    """One image as a view shows it. Shrinking and resizing are one interpolation: a second one would cost as much again."""
+    small = side if view is None else max(1, round(side * view.ratio))
+    x = _resize(x, small)
+    if view is None or small == side:
+        return x
+    top, left = int(view.top * (side - small + 1)), int(view.left * (side - small + 1))
+    return torch.nn.functional.pad(x, (left, side - small - left, top, side - small - top))
 
 
 def load(name: str, device: str = "cpu") -> Classifier:

@@ -245,7 +245,11 @@ def train(
 @click.option("--store", required=True, type=FILE, metavar="FILE", help="Where responses are kept (SQLite).")
 @click.option("--emulated", is_flag=True, help="Ask a local emulator instead, with fake keys. Costs nothing.")
 @click.option("--target", default="tf_efficientnet_lite2", show_default=True, help="The emulator's network.")
-@click.option("--endpoint", metavar="URL", help="Another endpoint than the SDK's own. Its answers are marked 'custom'.")
+@click.option(
+    "--endpoint",
+    metavar="URL",
+    help="Another endpoint than the SDK's own (its answers are marked 'custom'); with --emulated, a running emulator.",
+)
 @click.option(
     "--campaign", default="default", show_default=True, help="Answers of another campaign are asked for anew."
 )

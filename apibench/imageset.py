@@ -185,7 +185,8 @@ class SetWriter:
         text = json.dumps({"format": FORMAT_VERSION, **recipe}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         path = folder / RECIPE
         if not path.is_file():
-            if folder.is_dir() and any(entry.suffix == ".png" for entry in folder.iterdir()):
+            strangers = folder.is_dir() and any(entry.suffix == ".png" for entry in folder.iterdir())
+            if strangers and not path.is_file():  # looked at again: another shard may have begun the set just now
                 raise ApibenchError(f"{folder}: has images in it that are no image set; name an empty or new folder")
             write_atomically(path, text.encode())
         existing = path.read_text(encoding="utf-8")

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from apibench.environment import versions
 from apibench.errors import ApibenchError
 from apibench.imageset import ImageSet, Pixels, SetWriter
 from apibench.progress import Progress
@@ -199,6 +200,7 @@ def import_folder(
                 label=photograph.label,
                 label_source=None if photograph.label is None else "given",
                 settings={"max_side": max_side},
+                versions=versions(),
             )
         kept.append(photograph.id)
     if not kept:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from apibench._torch import torch
-from apibench.classifiers import Classifier, InputSettings
+from apibench.classifiers import Classifier, InputSettings, View
 
 Tensor = torch.Tensor
 
@@ -23,13 +23,13 @@ class MeanLogits(torch.nn.Module):
             raise ValueError("an ensemble needs a surrogate")
         self.surrogates = torch.nn.ModuleList(surrogates)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, views: Sequence[View | None] | None = None) -> Tensor:
         prepared: dict[InputSettings, Tensor] = {}
         total: Tensor | None = None
         for module in self.surrogates:
             surrogate = cast(Classifier, module)
             if surrogate.input not in prepared:
-                prepared[surrogate.input] = surrogate.prepare(x)
+                prepared[surrogate.input] = surrogate.prepare(x, views)
             logits = surrogate.network(prepared[surrogate.input])
             total = logits if total is None else total + logits
         return cast(Tensor, total) / len(self.surrogates)

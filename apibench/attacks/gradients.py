@@ -20,9 +20,13 @@ class Momentum:
 
     def __call__(self, gradient: Tensor) -> Tensor:
         """(N, 3, H, W) gradient of this step -> (N, 3, H, W) direction."""
-        norm = gradient.abs().sum(dim=(1, 2, 3), keepdim=True)
-        # A gradient that is not finite says nothing about where to go either.
-        scale = torch.where((norm > 0) & norm.isfinite(), 1.0 / norm, torch.zeros_like(norm))
-        step = torch.nan_to_num(gradient * scale, nan=0.0, posinf=0.0, neginf=0.0)
-        self._sum = step if self._sum is None else step.add_(self._sum, alpha=self.mu)
+        norm = torch.linalg.vector_norm(gradient, ord=1, dim=(1, 2, 3), keepdim=True)
+        if not norm.isfinite().all():
+            # A gradient that is not finite says nothing about where to go either: that image's counts as zero.
+            gradient = torch.where(norm.isfinite(), gradient, torch.zeros_like(gradient))
+        usable = (norm > 0) & norm.isfinite()
+        scale = torch.where(usable, 1.0 / norm, torch.zeros_like(norm))
+        if self._sum is None:
+            self._sum = torch.zeros_like(gradient)
+        self._sum.mul_(self.mu).addcmul_(gradient, scale)
         return self._sum

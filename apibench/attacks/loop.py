@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from apibench._torch import torch
 from apibench.attacks.gradients import Momentum
 from apibench.attacks.transforms import InputDiversity
+from apibench.classifiers import View
 from apibench.pixels import LEVELS
 
 Tensor = torch.Tensor
@@ -52,15 +53,16 @@ def generator(seed: int, identity: str) -> torch.Generator:
 def attack(
     x: Tensor,
     labels: Tensor,
-    logits: Callable[[Tensor], Tensor],
+    logits: Callable[[Tensor, Sequence[View | None]], Tensor],
     settings: AttackSettings,
     generators: Sequence[torch.Generator],
 ) -> Tensor:
     """Move ``x`` away from ``labels`` within the bound.
 
-    ``x``: (N, 3, H, W) float pixels in [0, 1], whole levels of 255. ``labels``: (N,) class indices. ``logits``: the ensemble,
-    (N, 3, H, W) -> (N, classes). ``generators``: one an image. Returns (N, 3, H, W) in [0, 1], whole levels of 255, with
-    ``|result - x| <= epsilon / 255``. Nothing computed for an image depends on the others of its batch.
+    ``x``: (N, 3, H, W) float pixels in [0, 1], whole levels of 255. ``labels``: (N,) class indices. ``logits``: the
+    ensemble, (N, 3, H, W) and a view an image -> (N, classes). ``generators``: one an image. Returns (N, 3, H, W) in [0, 1],
+    whole levels of 255, with ``|result - x| <= epsilon / 255``. Nothing computed for an image depends on the others of its
+    batch.
     """
     bound = settings.epsilon / LEVELS
     lower, upper = (x - bound).clamp_(min=0.0), (x + bound).clamp_(max=1.0)
@@ -69,13 +71,12 @@ def attack(
     adversarial = x.clone()
     for _ in range(settings.steps):
         adversarial.requires_grad_()
-        view = diversity(adversarial, generators)
         # Summed, not averaged: each image's gradient is its own, whatever the size of the batch.
-        loss = torch.nn.functional.cross_entropy(logits(view), labels, reduction="sum")
+        loss = torch.nn.functional.cross_entropy(logits(adversarial, diversity(generators)), labels, reduction="sum")
         # Only the gradient of the input is asked for; weight gradients would cost half as much again.
         (gradient,) = torch.autograd.grad(loss, adversarial)
         with torch.no_grad():
-            step = direction(gradient).sign().mul_(bound / settings.steps)
-            adversarial = torch.minimum(torch.maximum(adversarial.detach() + step, lower), upper)
+            adversarial = adversarial.detach().add_(direction(gradient).sign(), alpha=bound / settings.steps)
+            torch.clamp(adversarial, lower, upper, out=adversarial)
     # Rounded, not truncated: truncating breaks the bound by one level. Epsilon is whole, so rounding cannot.
     return adversarial.mul_(LEVELS).round_().div_(LEVELS)

@@ -26,7 +26,11 @@ DEFAULT_TARGET = "tf_efficientnet_lite2"
 
 @dataclass(frozen=True)
 class QuerySettings:
-    """Whom to ask, and how. ``emulated`` asks the local emulator, whose network is ``target``, with fake keys."""
+    """Whom to ask, and how.
+
+    ``emulated`` asks a local emulator with fake keys: one of its own, whose network is ``target``, or the one that already
+    runs at ``endpoint``. Without it, ``endpoint`` is asked with the user's own keys.
+    """
 
     provider: str
     campaign: str = "default"
@@ -40,10 +44,6 @@ class QuerySettings:
     settings: Mapping[str, Setting] = field(default_factory=dict)
     prices: Path | None = None
     policy: RetryPolicy = field(default_factory=RetryPolicy)
-
-    def __post_init__(self) -> None:
-        if self.emulated and self.endpoint:
-            raise ApibenchError("--endpoint: not together with --emulated, which starts an emulator of its own")
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,8 @@ def _key(adapter: Adapter, query: QuerySettings, origin: str) -> Key:
     if query.emulated:
         from apibench.classifiers import canonical as canonical_name
 
-        settings["emulated_by"] = canonical_name(query.target)  # another network is another provider
+        # Another network is another provider; that of a running emulator is named in its replies.
+        settings["emulated_by"] = query.endpoint or canonical_name(query.target)
     return Key(query.campaign, query.provider, origin, canonical(settings))
 
 
@@ -177,7 +178,7 @@ def _connect(adapter: Adapter, query: QuerySettings) -> Iterator[Provider]:
     """A provider's client, with an emulator behind it if asked for; its credentials are there."""
     with ExitStack() as stack:
         endpoint = query.endpoint
-        if query.emulated:
+        if query.emulated and endpoint is None:
             endpoint = stack.enter_context(_emulator(query.target)).url
         options = ProviderOptions(
             endpoint=endpoint,
