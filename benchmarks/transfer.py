@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,15 +39,22 @@ def treatments(pixels: Pixels) -> Iterator[tuple[str, Pixels]]:
 
 
 @torch.inference_mode()
-def measure(clean: ImageSet, adversarial: ImageSet, targets: list[str], part: tuple[int, int]) -> dict[str, list[int]]:
-    """Right answers and images, by 'target | condition | treatment'."""
+def measure(
+    clean: ImageSet, adversarial: ImageSet, targets: list[str], part: tuple[int, int]
+) -> dict[str, list[float]]:
+    """Right answers and images, by 'target | condition | treatment'; and decibels (PSNR) that purifying leaves of clean ones."""
     classifiers = [load(name) for name in targets]
     by_source = {record.source: record for record in adversarial.records}
-    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    counts: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for record in Progress(clean.records[part[0] - 1 :: part[1]], "measure", unit="image"):
         for condition, images, which in (("clean", clean, record), ("attacked", adversarial, by_source[record.source])):
             for treatment, pixels in treatments(images.read_pixels(which)):
                 x = to_tensor(pixels)
+                if condition == "clean" and treatment != "none":
+                    error = (pixels.astype(float) - images.read_pixels(which)) / 255
+                    decibel = counts[f"decibel | clean | {treatment}"]
+                    decibel[0] += -10 * math.log10(float((error**2).mean()))
+                    decibel[1] += 1
                 for classifier in classifiers:
                     count = counts[f"{classifier.name} | {condition} | {treatment}"]
                     count[0] += int(classifier(x).argmax()) == record.label
@@ -54,15 +62,20 @@ def measure(clean: ImageSet, adversarial: ImageSet, targets: list[str], part: tu
     return dict(counts)
 
 
-def table(counts: dict[str, list[int]]) -> str:
+def table(counts: dict[str, list[float]]) -> str:
     rows: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
     for key, (right, of) in counts.items():
         target, condition, treatment = key.split(" | ")
-        low, high = metrics.wilson_interval(right, of)
+        if target == "decibel":
+            rows[treatment, condition][target] = f"{right / of:.2f}"
+            continue
+        low, high = metrics.wilson_interval(int(right), int(of))
         rows[treatment, condition][target.split("?")[0]] = f"{right / of:.3f} ({low:.3f}-{high:.3f})"
     names = sorted({name for row in rows.values() for name in row})
     lines = [f"| purifier | images | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
-    lines += [f"| {t} | {c} | {' | '.join(row[name] for name in names)} |" for (t, c), row in sorted(rows.items())]
+    lines += [
+        f"| {t} | {c} | {' | '.join(row.get(name, '') for name in names)} |" for (t, c), row in sorted(rows.items())
+    ]
     return "\n".join(lines)
 
 
@@ -77,7 +90,7 @@ def main() -> None:
     parser.add_argument("--merge", type=Path, nargs="*")
     arguments = parser.parse_args()
     if arguments.merge:
-        total: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        total: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
         for path in arguments.merge:
             for key, (right, of) in json.loads(path.read_text()).items():
                 total[key][0] += right

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from apibench.cli import cli, parse_settings, run_command
+from apibench.cli import cli
 from apibench.emulator import Emulator
 from apibench.errors import ApibenchError
+from apibench.terminal import parse_settings, run_command
 from tests.conftest import paint
 
 Streams = pytest.CaptureFixture[str]

@@ -49,7 +49,7 @@ def test_torchvision_and_timm_import() -> None:
 
 def test_help_imports_neither_torch_nor_an_sdk() -> None:
     code = (
-        "import sys\nfrom apibench.cli import run_command, cli\n"
+        "import sys\nfrom apibench.cli import cli; from apibench.terminal import run_command\n"
         "for words in (['--help'], ['query', '--help'], ['run', '--help'], ['emulate', '--help'], ['report', '--help']):\n"
         "    assert run_command(cli, words) == 0, words\n"
         "heavy = {'torch', 'boto3', 'botocore', 'timm', 'pandas', 'numpy'} & set(sys.modules)\n"

@@ -22,7 +22,7 @@ assert purifiers.create("ncis", 1)(torch.rand(1, 3, 9, 9)).shape == (1, 3, 9, 9)
 from apibench.labels import imagenet
 from apibench.query import pricing
 assert pricing.price_of_call("aws") == 0.001
-from apibench.cli import run_command, cli
+from apibench.cli import cli; from apibench.terminal import run_command
 raise SystemExit(run_command(cli, ["run", "demo.toml", "--dry-run"]))
 """
 
