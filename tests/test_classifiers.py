@@ -93,6 +93,8 @@ def test_a_pth_is_read_without_running_what_is_in_it(checkpoint: Path, tmp_path:
         ("file:squeezenet1_1=missing.pth", "no file missing.pth"),
         ("file:squeezenet1_1={checkpoint}?colour=3", "unknown option 'colour'"),
         ("file:squeezenet1_1={checkpoint}?mean=1,2", "not one number or three"),
+        ("file:squeezenet1_1={checkpoint}?mean=nan", "not one number or three"),
+        ("file:squeezenet1_1={checkpoint}?std=0", "std must be above 0"),
         ("file:squeezenet1_1={checkpoint}?size=huge", "size 'huge'"),
         ("file:squeezenet1_0={checkpoint}", "does not fit squeezenet1_0"),
         ("file:resnet18={checkpoint}", "does not fit resnet18: it lacks"),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from apibench.errors import ApibenchError, ExitCode
 from apibench.query import pricing, registry
-from apibench.query.contract import ErrorKind, Outcome, ProviderError, ProviderInfo
+from apibench.query.contract import ErrorKind, Outcome, ProviderError
 from apibench.query.engine import Engine, HaltReason, QueryReport, RetryPolicy
 from apibench.query.store import Key, ResponseStore
 from tests.fakes import KEY, QUICK, FakeProvider, answer, error, questions
@@ -79,7 +79,8 @@ def test_a_rejected_image_is_never_sent_again_and_the_others_go_on(store: Respon
     assert provider.seen.count(bad) == 1
     again = FakeProvider(script)
     second = run(store, again)
-    assert (again.hits, second.rejected_before, second.exit_code) == (0, 1, ExitCode.SOME_FAILED)
+    assert (again.hits, len(second.rejected_before), second.exit_code) == (0, 1, ExitCode.SOME_FAILED)
+    assert second.problems == [("image4", "scripted rejected (refused before; not sent again)")]
 
 
 @pytest.mark.parametrize("kind", [ErrorKind.CREDENTIALS, ErrorKind.QUOTA])
@@ -283,8 +284,14 @@ def test_killed_at_any_moment_and_started_again_it_pays_at_most_for_what_was_in_
     ("host", "emulated", "origin"),
     [
         ("rekognition.us-east-1.amazonaws.com", False, "live"),
-        ("amazonaws.com", False, "live"),
-        ("AMAZONAWS.COM.", False, "live"),
+        ("REKOGNITION.eu-west-3.AMAZONAWS.COM.", False, "live"),
+        ("rekognition-fips.us-gov-west-1.amazonaws.com", False, "live"),
+        ("rekognition.us-east-1.api.aws", False, "live"),
+        ("rekognition.cn-north-1.amazonaws.com.cn", False, "live"),
+        ("vpce-0a1b-c2d3.rekognition.us-east-1.vpce.amazonaws.com", False, "live"),
+        ("amazonaws.com", False, "custom"),
+        ("ec2-3-4-5-6.compute-1.amazonaws.com", False, "custom"),
+        ("rekognition.execute-api.us-east-1.amazonaws.com", False, "custom"),
         ("evil-amazonaws.com", False, "custom"),
         ("amazonaws.com.evil.example", False, "custom"),
         ("127.0.0.1", False, "custom"),
@@ -293,8 +300,9 @@ def test_killed_at_any_moment_and_started_again_it_pays_at_most_for_what_was_in_
     ],
 )
 def test_only_the_vendors_own_host_is_live(host: str, emulated: bool, origin: str) -> None:
-    info = ProviderInfo(name="x", title="X", hosts=("amazonaws.com",))
-    assert registry.origin_of(host, info, emulated=emulated) == origin
+    from apibench_adapters.aws import INFO
+
+    assert registry.origin_of(host, INFO, emulated=emulated) == origin
 
 
 def test_provider_errors_are_exceptions_with_a_kind() -> None:

@@ -87,9 +87,25 @@ def test_a_changed_file_is_noticed(clean_set: ImageSet) -> None:
         clean_set.read_pixels(record)
 
 
-@pytest.mark.parametrize("file", ["../../etc/passwd", "/etc/passwd", "..", "a/b.png", ""])
-def test_a_manifest_cannot_lead_out_of_its_folder(clean_set: ImageSet, file: str) -> None:
-    line = json.loads(clean_set.records[0].to_json()) | {"file": file}
+HOSTILE = [
+    *({"file": file} for file in ("../../etc/passwd", "/etc/passwd", "..", "a/b.png", "", "other.png")),
+    *({"id": id, "file": f"{id}.png"} for id in ("../../evil", "/evil", "", "a b", "x" * 500, "a\n")),
+    {"id": 7},
+    {"label": 5000},
+    {"label": "dog"},
+    {"label": True},
+    {"variant": None},
+    {"source": "x"},
+    {"sha256": None},
+    {"settings": []},
+]
+
+
+@pytest.mark.parametrize("change", HOSTILE, ids=[str(change)[:40] for change in HOSTILE])
+def test_a_manifest_is_checked_and_cannot_lead_out_of_its_folder(
+    clean_set: ImageSet, change: dict[str, object]
+) -> None:
+    line = json.loads(clean_set.records[0].to_json()) | change
     (clean_set.folder / "manifest.jsonl").write_text(json.dumps(line) + "\n")
     with pytest.raises(ApibenchError, match="line 1: not an image record"):
         ImageSet.load(clean_set.folder)

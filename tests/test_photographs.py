@@ -106,6 +106,7 @@ def truncated() -> bytes:
         ("text.jpg", b"this is text", "not an image"),
         ("empty.png", b"", "not an image"),
         ("truncated.jpg", truncated(), "cannot be decoded"),
+        ("script.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
         ("bomb.png", bomb(), "more than 100 million pixels"),
     ],
 )
@@ -233,3 +234,10 @@ def test_label_files_are_csv_whatever_the_names(tmp_path: Path) -> None:
     with (tmp_path / "labels.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["file", "label"], [name, 7]])
     assert [item.label for item in photographs.find(tmp_path)[0]] == [7]
+
+
+def test_a_photograph_replaced_after_the_import_is_noticed(photographs_folder: Path, tmp_path: Path) -> None:
+    photographs.import_folder(photographs_folder, tmp_path / "clean")
+    Image.fromarray(paint(9)).save(photographs_folder / "photo2.png")
+    with pytest.raises(ApibenchError, match=r"photo2\.png: is another picture than when it was imported"):
+        photographs.import_folder(photographs_folder, tmp_path / "clean")

@@ -15,8 +15,8 @@ from apibench._torch import torch
 from apibench.errors import ApibenchError
 from apibench.pixels import to_pixels, to_tensor
 from apibench.purifiers.blindspot import BlindSpotNet, BlindSpotSettings
-from apibench.purifiers.gaussian import Smoothing
 from apibench.purifiers.ncis import NCIS
+from apibench.purifiers.smoothing import Smoothing
 from tests.conftest import paint
 
 
@@ -37,7 +37,7 @@ CASES = [
 @pytest.mark.parametrize(("name", "make"), CASES, ids=[name for name, _ in CASES])
 @pytest.mark.parametrize("size", [(33, 47), (8, 100), (1, 5)])
 def test_the_contract(name: str, make: object, size: tuple[int, int]) -> None:
-    x = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    x = 0.25 + 0.5 * torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
     purifier = make(1)  # type: ignore[operator]
     with torch.no_grad():
         y = purifier(x)
@@ -117,6 +117,8 @@ def test_the_shipped_network_gives_back_a_smoothed_picture_better_than_smoothing
         ("", 1, "no such purifier"),
         ("gaussian:4", 1, "odd kernel"),
         ("gaussian:5,0", 1, "sigma above 0"),
+        ("gaussian:5,nan", 1, "sigma above 0"),
+        ("gaussian:5,inf", 1, "sigma above 0"),
         ("gaussian:x", 1, "gaussian:x"),
         ("jpeg:0", 1, "quality"),
         ("jpeg:high", 1, "jpeg:high"),

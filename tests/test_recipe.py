@@ -51,10 +51,11 @@ def test_the_benchmark_asks_four_vendors_live_with_three_treatments() -> None:
             "generate.epsilon[2]: Input should be less than or equal to 255",
         ),
         ('name = "x"\n[generate]\nepsilon = 8', "generate.epsilon: Input should be a valid list"),
+        ('name = "x"\n[generate]\nepsilon = [8, 8]', "generate.epsilon: 8 stands in it twice"),
         ('name = "x"\n[generate]\nattack = "pgd"', "generate.attack: Input should be 'mi-di'"),
         ('name = "x"\n[[purify]]\niterations = [1]', "purify[1].purifier: Field required"),
         ('name = "x"\n[query]\nmax_calls = 0', "query.max_calls: Input should be greater than or equal to 1"),
-        ('name = "x"\n[query]\nproviders = ["aws", "aws"]', "query.providers: a provider is named twice"),
+        ('name = "x"\n[query]\nproviders = ["aws", "aws"]', "query.providers: aws stands in it twice"),
         ('name = "x"\n[query.settings.google]\na = 1', "query.settings.google: google is not in query.providers"),
         ("name = ", "not TOML"),
     ],
@@ -72,6 +73,10 @@ def test_a_wrong_recipe_is_refused_with_key_and_reason(tmp_path: Path, text: str
     [
         ('[images]\nsource = "nowhere"', "nowhere: no such folder"),
         ('[generate]\nsurrogates = ["hub:x"]', "hub:x"),
+        ('[generate]\nsurrogates = ["timm:nosuchnet"]', "nosuchnet"),
+        ('[generate]\nsurrogates = ["pypi:nosuch"]', "pypi:nosuch"),
+        ('[generate]\nsurrogates = ["tf_efficientnet_lite0", "pypi:tf_efficientnet_lite0"]', "named twice"),
+        ('[query]\nemulated = true\n[emulator]\ntarget = "timm:nosuchnet"', "nosuchnet"),
         ('[generate]\nsurrogates = ["file:resnet18=missing.pth"]', "missing.pth"),
         ('[[purify]]\npurifier = "ncsi"', "did you mean ncis?"),
         ('[query]\nproviders = ["awz"]', "did you mean aws?"),
@@ -98,3 +103,10 @@ def test_an_unknown_recipe_names_those_there_are() -> None:
         recipe.find("dmeo.toml")
     with pytest.raises(ApibenchError, match="no such recipe"):
         recipe.find("../nowhere/demo.toml")
+
+
+def test_purifiers_that_differ_in_a_number_have_folders_of_their_own(tmp_path: Path) -> None:
+    names = ("gaussian:5,1", "gaussian:5,1.5", "gaussian:5,1.2", "jpeg:50", "jpeg:75")
+    text = 'name = "x"\n' + "".join(f'[[purify]]\npurifier = "{name}"\n' for name in names)
+    folders = [variant.folder for variant in run.variants(load(tmp_path, text))]
+    assert len(set(folders)) == len(folders) == 2 + 2 * len(names)

@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from apibench import metrics
+from apibench import metrics, text
 from apibench.errors import ApibenchError
 from apibench.imageset import encode_png
 from apibench.query.contract import Label, Parsed
-from apibench.report import compare, frames, main_table, text, write_report
+from apibench.report import compare, frames, main_table, write_report
 from tests.storemaker import StoreMaker
 
 ATTACK = "mi-di/eps16"

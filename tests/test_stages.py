@@ -21,6 +21,7 @@ SETTINGS = AttackSettings(epsilon=8, steps=3)
 @pytest.fixture(autouse=True)
 def tiny_surrogates(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attacks, "canonical", lambda name: name)
+    monkeypatch.setattr(attacks, "check_all", lambda names: None)
     monkeypatch.setattr(attacks, "load_all", lambda names, device: [tiny_classifier(int(n[-1])) for n in names])
 
 
@@ -118,3 +119,31 @@ def test_purified_sets_keep_size_label_and_source(clean_set: ImageSet, tmp_path:
     assert purify.purify(adversarial, tmp_path / "pure", purifiers.create("gaussian", 2)).kept == 5
     with pytest.raises(ApibenchError, match="iterations: 2 there, 3 now"):
         purify.purify(adversarial, tmp_path / "pure", purifiers.create("gaussian", 3))
+
+
+def test_an_image_that_cannot_be_read_is_listed_and_the_rest_is_complete(clean_set: ImageSet, tmp_path: Path) -> None:
+    clean_set.path(clean_set.records[1]).write_bytes(b"changed")
+    clean_set.path(clean_set.records[3]).unlink()
+    made = generate(clean_set, tmp_path / "adv")
+    assert [name for name, _ in made.failed] == ["photo1", "photo3"]
+    assert made.images is not None
+    assert [record.id for record in made.images.records] == ["photo0", "photo2", "photo4"]
+    pure = purify.purify(clean_set, tmp_path / "pure", purifiers.create("gaussian", 1))
+    assert (len(pure.failed), pure.made, len(pure.images.records)) == (2, 3, 3)
+    for record in clean_set.records:
+        clean_set.path(record).unlink(missing_ok=True)
+    with pytest.raises(ApibenchError, match="not one of its images can be read"):
+        generate(clean_set, tmp_path / "none")
+
+
+def test_a_surrogate_that_fails_leaves_no_half_made_set(
+    clean_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ApibenchError("no such weights")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(attacks, "load_all", broken)
+        with pytest.raises(ApibenchError, match="no such weights"):
+            attacks.generate(clean_set, tmp_path / "adv", SETTINGS, ["tiny:9"])
+    assert generate(clean_set, tmp_path / "adv").made == 5, "the same folder, with the mistake put right"

@@ -37,11 +37,11 @@ Settings = Mapping[str, str | int | float | bool]
 INFO = ProviderInfo(
     name="aws",
     title="AWS Rekognition",
-    hosts=("amazonaws.com", "amazonaws.com.cn"),
+    hosts=(
+        r"rekognition(-fips)?\.[a-z0-9-]+\.(amazonaws\.com|amazonaws\.com\.cn|api\.aws)",
+        r"vpce-[a-z0-9-]+\.rekognition\.[a-z0-9-]+\.vpce\.amazonaws\.com",
+    ),
     rate_per_second=5.0,  # the documented default depends on the region; this one is not verified
-    max_bytes=5_242_880,
-    min_side=80,
-    max_side=10_000,
 )
 
 # MinConfidence is explicit: the API's default of 55 would hide how far a label fell.
@@ -150,7 +150,7 @@ def parse(raw: bytes) -> Parsed:
             ErrorKind.PROTOCOL,
             f"a reply without readable labels ({reason})",
             status=200,
-            raw=raw,
+            raw=_redact_body(raw),
             uncertain=True,
         ) from error
 
@@ -198,13 +198,12 @@ class AwsProvider:
     def __init__(self, options: ProviderOptions, settings: Settings) -> None:
         self.info = INFO
         self.settings = settings
-        self._emulated = options.emulated
         self._call = _Call()
-        self._session, self._client = self._connect(options)
+        self._client = self._connect(options)
         # The body exactly as received: boto3 hands out only what it parsed, and that is not what was paid for.
         self._client.meta.events.register("before-parse.rekognition.DetectLabels", self._keep)
 
-    def _connect(self, options: ProviderOptions) -> tuple[Any, RekognitionClient]:
+    def _connect(self, options: ProviderOptions) -> RekognitionClient:
         import boto3
         import botocore.session
         from botocore.config import Config
@@ -238,6 +237,9 @@ class AwsProvider:
         core = botocore.session.Session(session_vars=variables)
         try:
             session = boto3.session.Session(botocore_session=core)
+            # Before the region, which a fresh machine lacks too: keys are what a user has to get first.
+            if not options.emulated and session.get_credentials() is None:
+                raise ProviderError(ErrorKind.CREDENTIALS, NO_CREDENTIALS)
             # AWS's newer SDKs read AWS_REGION, boto3 only AWS_DEFAULT_REGION.
             where.setdefault("region_name", session.region_name or os.environ.get("AWS_REGION"))
             client: RekognitionClient = session.client("rekognition", config=Config(**config), **where)
@@ -247,23 +249,14 @@ class AwsProvider:
             host = urlsplit(client.meta.endpoint_url).hostname
             message = f"{host}: real keys are not sent over plain http; use an https endpoint, or --emulated"
             raise ProviderError(ErrorKind.CREDENTIALS, message)
-        return session, client
+        return client
 
     @property
     def host(self) -> str:
         return urlsplit(self._client.meta.endpoint_url).hostname or ""
 
     def check(self) -> None:
-        from botocore.exceptions import BotoCoreError
-
-        if self._emulated:
-            return
-        try:
-            found = self._session.get_credentials()
-        except BotoCoreError as error:
-            raise _from_sdk(error) from None
-        if found is None:
-            raise ProviderError(ErrorKind.CREDENTIALS, NO_CREDENTIALS)
+        """Nothing is left to check: a client is not made without credentials, nor for a host that must not have them."""
 
     def label(self, images: Sequence[EncodedImage]) -> list[Outcome]:
         return [self._one(image) for image in images]
@@ -298,7 +291,7 @@ class AwsProvider:
 
 
 def _from_reply(error: Exception | None, call: _Call) -> ProviderError:
-    """A reply that is no 200: what the service itself reported is certain."""
+    """A reply that is no 200. What the service itself reported is certain; a gateway's 5xx says nothing of what is behind it."""
     reported = getattr(error, "response", {}).get("Error", {})
     code, text = str(reported.get("Code") or "Unknown"), str(reported.get("Message") or "")
     kind = next((kind for kind, codes in _KINDS.items() if code in codes), _KINDS_BY_STATUS.get(call.status))
@@ -311,6 +304,7 @@ def _from_reply(error: Exception | None, call: _Call) -> ProviderError:
         status=call.status,
         retry_after=_seconds(call.retry_after),
         raw=_redact_body(call.raw or b""),
+        uncertain=call.status >= 500 and (code == "Unknown" or code.isdecimal()),
     )
 
 
@@ -367,6 +361,7 @@ def _seconds(text: str | None) -> float | None:
 _SECRETS = re.compile(
     r"\b(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{8,}\b"  # key ids
     r"|(?i:(?:credential|signature|security-token|authorization|secret\w*|token)\s*[=:]\s*)[^\s,;&]+"
+    r"|(?<=://)[^/@\s]+(?=@)"  # user and password of a proxy's or an endpoint's address
     r"|[A-Za-z0-9/+=]{40,}"  # secrets, session tokens, signatures, and image bytes
 )
 

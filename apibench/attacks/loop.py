@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from apibench._torch import torch
 from apibench.attacks.gradients import Momentum
 from apibench.attacks.transforms import InputDiversity
 from apibench.classifiers import View
+from apibench.errors import ApibenchError
 from apibench.pixels import LEVELS
 
 Tensor = torch.Tensor
@@ -73,6 +75,10 @@ def attack(
         adversarial.requires_grad_()
         # Summed, not averaged: each image's gradient is its own, whatever the size of the batch.
         loss = torch.nn.functional.cross_entropy(logits(adversarial, diversity(generators)), labels, reduction="sum")
+        if not math.isfinite(loss.item()):
+            raise ApibenchError(
+                "a surrogate's logits are not finite numbers; are its weights whole, its mean and std right?"
+            )
         # Only the gradient of the input is asked for; weight gradients would cost half as much again.
         (gradient,) = torch.autograd.grad(loss, adversarial)
         with torch.no_grad():

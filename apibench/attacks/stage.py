@@ -11,7 +11,7 @@ import numpy as np
 from apibench._torch import torch
 from apibench.attacks.ensembles import MeanLogits
 from apibench.attacks.loop import AttackSettings, attack, generator
-from apibench.classifiers import canonical, load_all
+from apibench.classifiers import canonical, check_all, load_all
 from apibench.environment import machine
 from apibench.errors import ApibenchError
 from apibench.imageset import ImageRecord, ImageSet, Pixels, SetWriter
@@ -50,6 +50,7 @@ class Generated:
     images: ImageSet | None
     made: int
     kept: int
+    failed: tuple[tuple[str, str], ...] = ()  # (file, reason) of images that cannot be read
 
 
 def generate(
@@ -69,6 +70,7 @@ def generate(
     records = images.records[:limit]
     if any(record.variant != "clean" for record in records):
         raise ApibenchError(f"{images.folder}: only clean images are attacked; this set is {records[0].variant!r}")
+    check_all(surrogates)
     names = [canonical(name) for name in surrogates]
     recipe = {
         "stage": "generate",
@@ -80,11 +82,16 @@ def generate(
     writer = SetWriter(out, recipe)
     mine = (shard or Shard()).of(records)
     todo = [record for record in mine if writer.done(record.id) is None]
+    failed: dict[str, str] = {}
     if todo:
         ensemble = MeanLogits(load_all(surrogates, device))
         about = machine(device)
         for record in Progress(todo, f"attack {settings.variant}", unit="image"):
-            clean = images.read_pixels(record)
+            try:
+                clean = images.read_pixels(record)
+            except ApibenchError as error:
+                failed[record.id] = str(error)
+                continue
             label, label_source = _label(record, clean, ensemble, device)
             adversarial = attack_pixels(clean, label, record.pixels_sha256, ensemble, settings, device)
             noise = adversarial.astype(np.int16) - clean
@@ -101,7 +108,16 @@ def generate(
                 extra={"linf": int(np.abs(noise).max()), "l2": round(float(np.linalg.norm(noise / LEVELS)), 6)},
                 **about,
             )
-    return Generated(writer.finish(record.id for record in records), made=len(todo), kept=len(mine) - len(todo))
+    if len(failed) == len(records):
+        raise ApibenchError(
+            f"{images.folder}: not one of its images can be read; the first:\n{next(iter(failed.values()))}"
+        )
+    return Generated(
+        writer.finish(record.id for record in records if record.id not in failed),
+        made=len(todo) - len(failed),
+        kept=len(mine) - len(todo),
+        failed=tuple(failed.items()),
+    )
 
 
 def attack_pixels(

@@ -11,7 +11,7 @@ from apibench._torch import torch
 from apibench.errors import ApibenchError
 from apibench.purifiers.blindspot import BlindSpotNet, BlindSpotSettings, reflect
 from apibench.purifiers.contract import Purifier
-from apibench.purifiers.gaussian import Smoothing
+from apibench.purifiers.smoothing import Smoothing
 
 Tensor = torch.Tensor
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from apibench import data
 from apibench.errors import ApibenchError
 from apibench.purifiers.contract import Purifier
-from apibench.purifiers.gaussian import Smoothing
+from apibench.purifiers.gaussian import Gaussian
 from apibench.purifiers.jpeg import Jpeg
 from apibench.purifiers.ncis import NCIS, load_weights
-from apibench.purifiers.smoothing import Gaussian
+from apibench.purifiers.smoothing import Smoothing
 
 DEFAULT_WEIGHTS = "weights/ncis.safetensors"
 DEFAULT_QUALITY = 50

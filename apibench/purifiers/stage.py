@@ -10,6 +10,7 @@ import numpy as np
 
 from apibench._torch import torch
 from apibench.environment import machine
+from apibench.errors import ApibenchError
 from apibench.imageset import ImageSet, SetWriter
 from apibench.pixels import sources_sha256, to_pixels, to_tensor
 from apibench.progress import Progress
@@ -24,6 +25,7 @@ class Purified:
     images: ImageSet
     made: int
     kept: int
+    failed: tuple[tuple[str, str], ...] = ()  # (file, reason) of images that cannot be read
 
 
 def purify(images: ImageSet, out: Path, purifier: Purifier, *, device: str = "cpu") -> Purified:
@@ -40,10 +42,15 @@ def purify(images: ImageSet, out: Path, purifier: Purifier, *, device: str = "cp
     }
     writer = SetWriter(out, recipe)
     todo = [record for record in images.records if writer.done(record.id) is None]
+    failed: dict[str, str] = {}
     purifier = purifier.to(device)
     about = machine(device)
     for record in Progress(todo, f"purify {purifier.variant}", unit="image"):
-        before = images.read_pixels(record)
+        try:
+            before = images.read_pixels(record)
+        except ApibenchError as error:
+            failed[record.id] = str(error)
+            continue
         with torch.inference_mode():
             after = to_pixels(purifier(to_tensor(before).to(device)))
         writer.write(
@@ -57,9 +64,14 @@ def purify(images: ImageSet, out: Path, purifier: Purifier, *, device: str = "cp
             extra={"mean_change": round(float(np.abs(after.astype(np.int16) - before).mean()), 4)},
             **about,
         )
-    finished = writer.finish(record.id for record in images.records)
+    if len(failed) == len(images.records):
+        raise ApibenchError(
+            f"{images.folder}: not one of its images can be read; the first:\n{next(iter(failed.values()))}"
+        )
+    finished = writer.finish(record.id for record in images.records if record.id not in failed)
     assert finished is not None
-    return Purified(finished, made=len(todo), kept=len(images.records) - len(todo))
+    kept = len(images.records) - len(todo)
+    return Purified(finished, made=len(todo) - len(failed), kept=kept, failed=tuple(failed.items()))
 
 
 def _weights_sha256(purifier: NCIS) -> str:

@@ -27,8 +27,8 @@ from apibench.errors import ApibenchError
 from apibench.imageset import Pixels, write_atomically
 from apibench.progress import Progress
 from apibench.purifiers.blindspot import BlindSpotNet, BlindSpotSettings
-from apibench.purifiers.gaussian import Smoothing
 from apibench.purifiers.ncis import FORMAT, HEADER
+from apibench.purifiers.smoothing import Smoothing
 
 Tensor = torch.Tensor
 
@@ -110,7 +110,7 @@ class Trainer:
         self.data = data
         self.step = 0
         self.seconds = 0.0
-        self.history: list[dict[str, float]] = []
+        self.history: list[dict[str, Any]] = []
         self.network = BlindSpotNet(settings.network)
         self.mean = copy.deepcopy(self.network).requires_grad_(False)
         self.best = copy.deepcopy(self.mean.state_dict())
@@ -160,7 +160,7 @@ class Trainer:
         count = len(self.data.validation)
         return ours / count, smoothing / count
 
-    def record(self, training_loss: float) -> dict[str, float]:
+    def record(self, training_loss: float | None) -> dict[str, Any]:
         """Validate, remember the weights if they are the best so far, and note the losses."""
         validation, smoothing = self.validate()
         if not self.history or validation < min(entry["validation"] for entry in self.history):
@@ -249,7 +249,7 @@ def train(folder: Path, out: Path, settings: TrainingSettings) -> dict[str, Any]
     if checkpoint.is_file():
         trainer.resume(checkpoint)
     elif not trainer.history:
-        trainer.record(math.nan)
+        trainer.record(None)
     progress = Progress(range(trainer.step, settings.steps), "train", unit="step")
     losses: list[float] = []
     for step in progress:
@@ -272,7 +272,5 @@ def train(folder: Path, out: Path, settings: TrainingSettings) -> dict[str, Any]
         "history": trainer.history,
     }
     write_atomically(out, trainer.weights())
-    write_atomically(
-        out.with_suffix(".json"), json.dumps(summary, indent=1, default=str).replace("NaN", "null").encode() + b"\n"
-    )
+    write_atomically(out.with_suffix(".json"), json.dumps(summary, indent=1).encode() + b"\n")
     return summary

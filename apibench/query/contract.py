@@ -94,17 +94,17 @@ class EncodedImage:
 
 @dataclass(frozen=True)
 class ProviderInfo:
-    """What a vendor documents of its API. ``hosts``: suffixes of the vendor's own host names; any other host is not live."""
+    """What a vendor documents of its API.
+
+    ``hosts`` are regular expressions that match the whole of the API's own host names; any other host is not live (a vendor's
+    domain holds its customers' machines too).
+    """
 
     name: str  # as on the command line: "aws"
     title: str  # as in a table: "AWS Rekognition"
     hosts: tuple[str, ...]
     max_batch: int = 1
     rate_per_second: float = 5.0
-    max_bytes: int | None = None
-    min_side: int | None = None
-    max_side: int | None = None
-    formats: tuple[str, ...] = ("PNG", "JPEG")
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Provider(Protocol):
 
 
 class Adapter(Protocol):
-    """What an entry point of the group ``apibench.providers`` names: a class or module with these members.
+    """What an entry point of the group ``apibench.providers`` names: an object or module with these members.
 
     ``info`` and ``parse`` work without the vendor's SDK installed, so that a report can be made anywhere.
     """

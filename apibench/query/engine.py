@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -71,20 +71,34 @@ class QueryReport:
     sent: int = 0
     uncertain: int = 0
     rejected: list[tuple[str, str]] = field(default_factory=list)
-    rejected_before: int = 0
+    rejected_before: list[tuple[str, str]] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
     halted: HaltReason | None = None
     message: str = ""
 
     @classmethod
-    def before(cls, sha256s: Iterable[str], settled: Mapping[str, str]) -> QueryReport:
-        """The report of a run that has sent nothing yet: what is stored, and what was refused before."""
-        unique = set(sha256s)
+    def before(cls, questions: Mapping[str, Question], store: ResponseStore, key: Key) -> QueryReport:
+        """The report of a run that has sent nothing yet: what is stored, and what was refused before, with the reason."""
+        settled, refusals = store.settled(key), store.refusals(key)
         return cls(
-            images=len(unique),
-            stored=sum(settled.get(sha256) == "answered" for sha256 in unique),
-            rejected_before=sum(settled.get(sha256) == "rejected" for sha256 in unique),
+            images=len(questions),
+            stored=sum(settled.get(sha256) == "answered" for sha256 in questions),
+            rejected_before=[
+                (question.name, f"{refusals[sha256]} (refused before; not sent again)")
+                for sha256, question in questions.items()
+                if settled.get(sha256) == "rejected"
+            ],
         )
+
+    @property
+    def open(self) -> int:
+        """Images without a stored outcome, before anything is sent."""
+        return self.images - self.stored - len(self.rejected_before)
+
+    @property
+    def problems(self) -> list[tuple[str, str]]:
+        """Every image that was asked about and has no answer, and why."""
+        return self.failed + self.rejected + self.rejected_before
 
     @property
     def exit_code(self) -> ExitCode:
@@ -92,7 +106,7 @@ class QueryReport:
             return ExitCode.CAP_REACHED
         if self.halted is not None:
             return ExitCode.SOME_FAILED if self.answered else ExitCode.NOTHING_DONE
-        return ExitCode.SOME_FAILED if self.failed or self.rejected or self.rejected_before else ExitCode.DONE
+        return ExitCode.SOME_FAILED if self.problems else ExitCode.DONE
 
 
 class _Again(Exception):  # noqa: N818 - not an error that leaves this module
@@ -158,7 +172,7 @@ class Engine:
         """Ask about every image that has no stored answer or refusal under the key; the others are never sent again."""
         unique = {question.sha256: question for question in questions}
         settled = self.store.settled(self.key)
-        self.report = QueryReport.before(unique, settled)
+        self.report = QueryReport.before(unique, self.store, self.key)
         open_ = [question for sha256, question in unique.items() if sha256 not in settled]
         self.progress(len(unique) - len(open_))
         batches = _Shared(_batches(open_, self.provider.info.max_batch))

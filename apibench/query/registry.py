@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from importlib.metadata import entry_points
 from typing import cast
 
@@ -35,4 +36,4 @@ def origin_of(host: str, info: ProviderInfo, *, emulated: bool) -> str:
     if emulated:
         return "emulated"
     host = host.lower().rstrip(".")
-    return "live" if any(host == own or host.endswith("." + own) for own in info.hosts) else "custom"
+    return "live" if any(re.fullmatch(own, host) for own in info.hosts) else "custom"

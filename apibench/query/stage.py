@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from apibench.errors import ApibenchError
 from apibench.imageset import ImageSet
@@ -45,6 +47,11 @@ class QuerySettings:
     prices: Path | None = None
     policy: RetryPolicy = field(default_factory=RetryPolicy)
 
+    def __post_init__(self) -> None:
+        for name, number in (("--timeout", self.timeout), ("--rate", self.per_second)):
+            if number is not None and not 0 < number < math.inf:
+                raise ApibenchError(f"{name} {number}: must be a number above 0")
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -78,7 +85,7 @@ def plan(images: Sequence[ImageSet], store: Path, query: QuerySettings) -> Plan:
     adapter = registry.adapter(query.provider)
     key = _key(adapter, query, _expected_origin(adapter, query))
     stored = 0
-    if store.is_file():
+    if store.is_file() and store.stat().st_size > 0:  # an empty file is a store whose making was cut off
         with ResponseStore.open(store, read_only=True) as opened:
             stored = len(sha256s & set(opened.settled(key)))
     return estimate(query, len(sha256s), stored)
@@ -117,32 +124,45 @@ def query_images(images: Sequence[ImageSet], store: Path, query: QuerySettings) 
     ]
     price = 0.0 if query.emulated else pricing.price_of_call(query.provider, query.prices)
     key = _key(adapter, query, _expected_origin(adapter, query))
-    sha256s = {question.sha256 for question in questions}
-    if store.is_file():
-        with ResponseStore.open(store, read_only=True) as reader:
-            settled = reader.settled(key)
-            if sha256s <= set(settled) and all(reader.remembers(images_) for images_ in images):
-                # Nothing to send: the store stays untouched, no network is loaded and no credentials are asked for.
-                return QueryReport.before(sha256s, settled)
-    with ResponseStore.open(store) as opened:
+    unique = {question.sha256: question for question in questions}
+    # Nothing to send: the store stays untouched, no network is loaded and no credentials are asked for.
+    before = _look(store, key, unique, images)
+    if before is not None and before.open == 0:
+        return before
+    # Connected first: without credentials not even an empty store is made.
+    with _connect(adapter, query) as provider, ResponseStore.open(store) as opened:
         for images_ in images:
             opened.remember(images_)
-        with _connect(adapter, query) as provider:
-            origin = registry.origin_of(provider.host, provider.info, emulated=query.emulated)
-            bar = Progress(range(len(questions)), f"query {query.provider}", unit="image")
-            engine = Engine(
-                provider,
-                opened,
-                _key(adapter, query, origin),
-                price=price,
-                max_calls=query.max_calls,
-                concurrency=query.concurrency,
-                per_second=None if query.emulated else query.per_second or provider.info.rate_per_second,
-                policy=query.policy,
-                progress=bar.advance,
-            )
-            with bar:
-                return engine.run(questions)
+        origin = registry.origin_of(provider.host, provider.info, emulated=query.emulated)
+        bar = Progress(range(len(questions)), f"query {query.provider}", unit="image")
+        engine = Engine(
+            provider,
+            opened,
+            _key(adapter, query, origin),
+            price=price,
+            max_calls=query.max_calls,
+            concurrency=query.concurrency,
+            per_second=None if query.emulated else query.per_second or provider.info.rate_per_second,
+            policy=query.policy,
+            progress=bar.advance,
+        )
+        with bar:
+            return engine.run(questions)
+
+
+def _look(store: Path, key: Key, questions: Mapping[str, Question], images: Sequence[ImageSet]) -> QueryReport | None:
+    """What a store has on these images; None where there is no sound store yet. Untouched, unless the images have moved."""
+    try:
+        with ResponseStore.open(store, read_only=True) as reader:
+            report = QueryReport.before(questions, reader, key)
+            moved = not all(reader.remembers(images_) for images_ in images)
+    except ApibenchError:
+        return None  # absent, cut off in its making, or no store: opening it for writing mends it or says so
+    if report.open == 0 and moved:
+        with ResponseStore.open(store) as opened:
+            for images_ in images:
+                opened.remember(images_)
+    return report
 
 
 def _settings(adapter: Adapter, query: QuerySettings) -> dict[str, Setting]:
@@ -158,7 +178,9 @@ def _key(adapter: Adapter, query: QuerySettings, origin: str) -> Key:
         from apibench.classifiers import canonical as canonical_name
 
         # Another network is another provider; that of a running emulator is named in its replies.
-        settings["emulated_by"] = query.endpoint or canonical_name(query.target)
+        settings["emulated_by"] = "a running emulator" if query.endpoint else canonical_name(query.target)
+    elif origin == "custom":
+        settings["host"] = urlsplit(query.endpoint or "").hostname or ""  # two endpoints of one's own are two providers
     return Key(query.campaign, query.provider, origin, canonical(settings))
 
 
@@ -168,8 +190,6 @@ def _expected_origin(adapter: Adapter, query: QuerySettings) -> str:
         return "emulated"
     if query.endpoint is None:
         return "live"
-    from urllib.parse import urlsplit
-
     return registry.origin_of(urlsplit(query.endpoint).hostname or "", adapter.info, emulated=False)
 
 

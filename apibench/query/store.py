@@ -140,7 +140,8 @@ class ResponseStore:
         """True if :meth:`remember` would change nothing."""
         with self._mutex:
             known = set(self._connection.execute("SELECT * FROM images"))
-        return known.issuperset(self._rows(images))
+        # Two records of a set may be one image: the last of them is the one that is kept.
+        return known.issuperset({row[:3]: row for row in self._rows(images)}.values())
 
     def _rows(self, images: ImageSet) -> list[tuple[object, ...]]:
         folder = os.path.relpath(images.folder.resolve(), self.path.resolve().parent)
@@ -170,6 +171,16 @@ class ResponseStore:
                 key.values() * 2,
             ).fetchall()
         return dict(rows)
+
+    def refusals(self, key: Key) -> dict[str, str]:
+        """Why images were refused for good under a key: SHA-256 to the error's message."""
+        with self._mutex:
+            rows = self._connection.execute(
+                "SELECT sha256, error_message FROM attempts WHERE campaign = ? AND provider = ? AND origin = ? "
+                "AND settings = ? AND error_kind = 'rejected'",
+                key.values(),
+            ).fetchall()
+        return {sha256: message or "refused" for sha256, message in rows}
 
     def calls(self, campaign: str) -> int:
         """Requests put on the wire for a campaign so far, retries and uncertain ones included."""

@@ -9,9 +9,9 @@ from importlib.metadata import version
 import pandas as pd
 
 import apibench
-from apibench import metrics
+from apibench import metrics, text
 from apibench.evaluation import noise
-from apibench.report import tables, text
+from apibench.report import tables
 from apibench.report.compare import NONE, Answers, K, Row
 from apibench.report.frames import GROUP, StoreFrames, epsilon
 from apibench.report.picture import Files, Picture

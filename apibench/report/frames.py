@@ -22,7 +22,7 @@ import pandas as pd
 from apibench.errors import ApibenchError
 from apibench.query.contract import Label, Parsed
 from apibench.query.store import SCHEMA_VERSION
-from apibench.report.text import plain
+from apibench.text import plain
 
 GROUP = ["campaign", "provider", "origin", "settings"]
 EMULATED = "emulated/"  # what the emulator puts before the name of the network that answered, as its model version

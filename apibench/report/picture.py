@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
+from apibench import text
 from apibench.imageset import Pixels, decode_png
 from apibench.query.contract import Label
-from apibench.report import text
 from apibench.report.compare import NONE, Answers, Group
 from apibench.report.frames import epsilon
 

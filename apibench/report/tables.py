@@ -6,8 +6,7 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 
-from apibench import metrics
-from apibench.report import text
+from apibench import metrics, text
 from apibench.report.compare import NONE, Agreement, Answer, Answers, Group, K, Row
 from apibench.report.frames import epsilon
 
