@@ -24,7 +24,8 @@ $(VENV)/installed: pyproject.toml constraints.txt
 ifdef TORCH_INDEX
 	$(PIP) --no-deps --index-url $(TORCH_INDEX) torch torchvision
 endif
-	$(PIP) --editable '.[aws,demo,dev]'
+	$(PIP) hatchling
+	$(PIP) --no-build-isolation --editable '.[aws,demo,dev]'
 	@touch $@
 
 test: setup

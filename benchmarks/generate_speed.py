@@ -1,62 +1,75 @@
-"""CPU seconds an image of the attack, beside the bare forward and backward passes of the same networks, in one process.
+"""CPU seconds an image of ``generate``, beside the bare forward and backward passes of the same networks, in one process.
 
-    python benchmarks/generate_speed.py [--surrogate NAME]... [--rounds 7] [--side 512]
+    python benchmarks/generate_speed.py [--images SET] [--surrogate NAME]... [--rounds 7] [--count 4]
 
-Both are timed in turn, round by round, on one thread, in process time; the ratio's median and range are printed. The bare
-passes are ten of each network on a tensor of its own input size: no resizing, no view, no update, no file.
+Timed in turn, round by round, on one thread, in process time; medians and the range of the ratio are printed. The bare passes
+are ten of each network on a tensor of its own input size: no resizing, no view, no update. ``generate`` is the whole stage:
+reading and checking the clean file, the attack, the bound, writing and syncing PNG and JSON; start-up is taken off by timing
+one image and 1 + COUNT.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
+from pathlib import Path
 
 from apibench import photographs
 from apibench._torch import torch
-from apibench.attacks.ensembles import MeanLogits
+from apibench.attacks import stage
 from apibench.attacks.loop import AttackSettings
-from apibench.attacks.stage import attack_pixels
 from apibench.classifiers import Classifier, load_all
-from apibench.imageset import decode_png, encode_png, pixels_sha256
+from apibench.imageset import ImageSet
 
 
-def bare(classifiers: list[Classifier], inputs: list[torch.Tensor], steps: int) -> None:
+def bare(classifiers: list[Classifier], steps: int) -> float:
+    """Process seconds of ``steps`` forward and backward passes of each network."""
+    inputs = [torch.rand(1, 3, c.input.size, c.input.size) for c in classifiers]
+    inputs = [x.contiguous(memory_format=torch.channels_last) for x in inputs]
+    started = time.process_time()
     for _ in range(steps):
-        for classifier, x in zip(classifiers, inputs, strict=True):
-            x = x.detach().requires_grad_()
+        for classifier, given in zip(classifiers, inputs, strict=True):
+            x = given.detach().requires_grad_()
             loss = torch.nn.functional.cross_entropy(classifier.network(x), torch.tensor([0]))
             torch.autograd.grad(loss, x)
+    return time.process_time() - started
+
+
+def generate(images: ImageSet, names: list[str], settings: AttackSettings, first: int, count: int) -> float:
+    """Process seconds of the stage on ``count`` images from ``first`` on."""
+    part = ImageSet(images.folder, images.records[first : first + count])
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.process_time()
+        stage.generate(part, Path(folder) / "adv", settings, names)
+        return time.process_time() - started
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, help="a clean image set; default: the foolbox package's photographs")
     parser.add_argument("--surrogate", action="append")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--side", type=int, default=512)
+    parser.add_argument("--count", type=int, default=4)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     names = arguments.surrogate or ["tf_efficientnet_lite0", "tf_efficientnet_lite1"]
-    classifiers = load_all(names)
-    ensemble, settings = MeanLogits(classifiers), AttackSettings()
-    pictures = [photographs.decode(item.path, arguments.side) for item in photographs.packaged("pypi:foolbox")]
-    inputs = [
-        torch.rand(1, 3, c.input.size, c.input.size).contiguous(memory_format=torch.channels_last) for c in classifiers
-    ]
-    bare(classifiers, inputs, 3)  # warm-up
-    ratios, ours, theirs = [], [], []
-    for turn in range(arguments.rounds):
-        picture = pictures[turn % len(pictures)]
-        started = time.process_time()
-        bare(classifiers, inputs, settings.steps)
-        between = time.process_time()
-        adversarial = attack_pixels(picture, 0, pixels_sha256(picture), ensemble, settings)
-        decode_png(encode_png(adversarial))  # what writing an image costs beside the disk
-        ended = time.process_time()
-        theirs.append(between - started)
-        ours.append(ended - between)
-        ratios.append(ours[-1] / theirs[-1])
-    print(f"bare passes {statistics.median(theirs):.3f} s, attack {statistics.median(ours):.3f} s an image (medians)")
+    classifiers, settings = load_all(names), AttackSettings()
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.images:
+            images = ImageSet.load(arguments.images)
+        else:
+            images = photographs.import_folder("pypi:foolbox", Path(folder) / "clean").images
+        bare(classifiers, 3)  # warm-up
+        ratios, ours, theirs = [], [], []
+        for turn in range(arguments.rounds):
+            first = turn * (arguments.count + 1) % (len(images.records) - arguments.count)
+            theirs.append(statistics.mean(bare(classifiers, settings.steps) for _ in range(arguments.count)))
+            start_up = generate(images, names, settings, first, 1)
+            ours.append((generate(images, names, settings, first, 1 + arguments.count) - start_up) / arguments.count)
+            ratios.append(ours[-1] / theirs[-1])
+    print(f"bare passes {statistics.median(theirs):.3f} s, generate {statistics.median(ours):.3f} s an image (medians)")
     print(
         f"ratio {statistics.median(ratios):.3f} (range {min(ratios):.3f} to {max(ratios):.3f}), {arguments.rounds} rounds"
     )
