@@ -23,6 +23,7 @@ from typing import Any, cast
 
 from apibench._torch import torch
 from apibench.errors import ApibenchError
+from apibench.folding import folded
 
 Tensor = torch.Tensor
 
@@ -110,15 +111,21 @@ def _show(x: Tensor, view: View | None, side: int) -> Tensor:
     return torch.nn.functional.pad(x, (left, side - small - left, top, side - small - top))
 
 
-def load(name: str, device: str = "cpu") -> Classifier:
-    """Load a classifier by name (see the module's table). Raises ApibenchError naming the classifier and the remedy."""
+def load(name: str, device: str = "cpu", *, fold: bool = True) -> Classifier:
+    """Load a classifier by name (see the module's table), its batch norms folded unless ``fold`` is False.
+
+    Raises ApibenchError naming the classifier and the remedy.
+    """
     kind, _, rest = name.partition(":")
     if not rest:
         kind, rest = ("pypi" if _installed(name) else "timm"), name
     loaders = {"pypi": _load_pypi, "timm": _load_timm, "file": _load_file}
     _check_kind(kind, name)
-    classifier = loaders[kind](rest).to(device)
+    classifier = loaders[kind](rest)
     side = classifier.input.size
+    if fold:
+        classifier = Classifier(classifier.name, folded(classifier.network, side), classifier.input)
+    classifier = classifier.to(device)
     with torch.no_grad():
         shape = tuple(classifier(torch.zeros(1, 3, side, side, device=device)).shape)
     if shape != (1, CLASSES):

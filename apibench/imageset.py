@@ -104,7 +104,7 @@ def pixels_sha256(pixels: Pixels) -> str:
 
 def encode_png(pixels: Pixels) -> bytes:
     buffer = BytesIO()
-    Image.fromarray(pixels, "RGB").save(buffer, format="PNG", compress_level=6)
+    Image.fromarray(pixels, "RGB").save(buffer, format="PNG", compress_level=4)
     return buffer.getvalue()
 
 

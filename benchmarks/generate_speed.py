@@ -2,8 +2,9 @@
 
     python benchmarks/generate_speed.py [--images SET] [--surrogate NAME]... [--rounds 7] [--count 4]
 
-Timed in turn, round by round, on one thread, in process time; medians and the range of the ratio are printed. The bare passes
-are ten of each network on a tensor of its own input size: no resizing, no view, no update. ``generate`` is the whole stage:
+Timed in turn, round by round, on one thread, in process time; medians and the range of the ratios are printed. The bare passes
+are ten of each network on a tensor of its own input size: no resizing, no view, no update; once of the networks as they come, and
+once with batch norms folded, as ``generate`` uses them. ``generate`` is the whole stage:
 reading and checking the clean file, the attack, the bound, writing and syncing PNG and JSON; start-up is taken off by timing
 one image and 1 + COUNT.
 """
@@ -20,7 +21,7 @@ from apibench import photographs
 from apibench._torch import torch
 from apibench.attacks import stage
 from apibench.attacks.loop import AttackSettings
-from apibench.classifiers import Classifier, load_all
+from apibench.classifiers import Classifier, load
 from apibench.imageset import ImageSet
 
 
@@ -55,24 +56,27 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     names = arguments.surrogate or ["tf_efficientnet_lite0", "tf_efficientnet_lite1"]
-    classifiers, settings = load_all(names), AttackSettings()
+    settings = AttackSettings()
+    as_they_come, as_folded = [load(name, fold=False) for name in names], [load(name) for name in names]
     with tempfile.TemporaryDirectory() as folder:
         if arguments.images:
             images = ImageSet.load(arguments.images)
         else:
             images = photographs.import_folder("pypi:foolbox", Path(folder) / "clean").images
-        bare(classifiers, 3)  # warm-up
-        ratios, ours, theirs = [], [], []
+        bare(as_they_come, 3)  # warm-up
+        ours: list[float] = []
+        theirs: dict[str, list[float]] = {"as they come": [], "folded": []}
         for turn in range(arguments.rounds):
             first = turn * (arguments.count + 1) % (len(images.records) - arguments.count)
-            theirs.append(statistics.mean(bare(classifiers, settings.steps) for _ in range(arguments.count)))
+            for kind, classifiers in (("as they come", as_they_come), ("folded", as_folded)):
+                theirs[kind].append(statistics.mean(bare(classifiers, settings.steps) for _ in range(arguments.count)))
             start_up = generate(images, names, settings, first, 1)
             ours.append((generate(images, names, settings, first, 1 + arguments.count) - start_up) / arguments.count)
-            ratios.append(ours[-1] / theirs[-1])
-    print(f"bare passes {statistics.median(theirs):.3f} s, generate {statistics.median(ours):.3f} s an image (medians)")
-    print(
-        f"ratio {statistics.median(ratios):.3f} (range {min(ratios):.3f} to {max(ratios):.3f}), {arguments.rounds} rounds"
-    )
+    print(f"generate {statistics.median(ours):.3f} s an image (medians of {arguments.rounds} rounds)")
+    for kind, seconds in theirs.items():
+        ratios = [a / b for a, b in zip(ours, seconds, strict=True)]
+        spread = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+        print(f"bare passes, networks {kind}: {statistics.median(seconds):.3f} s; ratio {spread}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from apibench import classifiers, photographs
 from apibench._torch import torch
 from apibench.errors import ApibenchError
+from apibench.folding import folded
 from apibench.pixels import to_tensor
 from tests.conftest import TinyNetwork, tiny_classifier
 
@@ -119,3 +120,42 @@ def test_a_text_file_is_no_checkpoint(tmp_path: Path) -> None:
 def test_no_classifier_twice_in_an_ensemble() -> None:
     with pytest.raises(ApibenchError, match="named twice"):
         classifiers.load_all(["tf_efficientnet_lite0", "pypi:tf_efficientnet_lite0"])
+
+
+class Block(torch.nn.Module):
+    """A convolution and a batch norm; ``order`` says whether the norm really follows it."""
+
+    def __init__(self, order: str) -> None:
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(3, 3, 3, padding=1, bias=order == "bias")
+        self.norm = torch.nn.BatchNorm2d(3)
+        self.order = order
+        for tensor in (self.norm.weight.data, self.norm.bias.data, self.norm.running_mean, self.norm.running_var):
+            assert tensor is not None
+            tensor.uniform_(0.5, 2.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = (
+            self.convolution(self.norm(x)) if self.order == "norm first" else self.norm(self.convolution(x))
+        )
+        return y.flatten(1)
+
+
+@pytest.mark.parametrize("order", ["plain", "bias", "norm first"])
+def test_folding_keeps_the_function_or_leaves_the_network_alone(order: str) -> None:
+    torch.manual_seed(0)
+    network = Block(order).eval()
+    result = folded(network, 12)
+    x = torch.rand(2, 3, 12, 12)
+    assert torch.allclose(result(x), network(x), atol=1e-4)
+    norms = [module for module in result.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert bool(norms) == (order == "norm first"), "folded where the norm follows, and only there"
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules()), "the original is untouched"
+
+
+def test_a_real_network_is_folded_whole() -> None:
+    plain, quick = (classifiers.load("tf_efficientnet_lite0", fold=fold) for fold in (False, True))
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in quick.network.modules())
+    x = torch.rand(1, 3, 100, 120)
+    with torch.no_grad():
+        assert torch.allclose(quick(x), plain(x), atol=1e-3)
