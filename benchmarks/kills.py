@@ -61,13 +61,13 @@ def main() -> None:
         print(f"generate: {kills} kills; files {'the same' if same else 'DIFFERENT'} as those of an unbroken run")
 
         bill, store = folder / "bill.jsonl", folder / "s.sqlite"
-        with Emulator(bill=bill, latency=0.3) as emulator:
+        with Emulator(bill=bill, latency=1.0) as emulator:
             query = ["query", "--provider", "aws", "--emulated", "--endpoint", emulator.url, "--store", str(store)]
             query += ["--images", str(folder / "clean"), "--images", str(folder / "adv"), "--concurrency", "4"]
             kills = 0
             for _ in range(arguments.rounds):
-                kills += killed(query, draw.uniform(2.0, 4.0))
-                time.sleep(0.5)  # what was in flight is answered and billed before the next start
+                kills += killed(query, draw.uniform(2.0, 3.5))
+                time.sleep(1.5)  # what was in flight is answered and billed before the next start
             subprocess.run([*COMMAND, *query], check=True)
         billed = len(bill.read_text().splitlines())
 
