@@ -11,22 +11,8 @@ import click
 
 from apibench import __version__
 from apibench.errors import ApibenchError, ExitCode
-from apibench.terminal import beside, list_failed, parse_settings, run_command, use_threads
-
-FOLDER = click.Path(file_okay=False, path_type=Path)
-FILE = click.Path(dir_okay=False, path_type=Path)
-DEFAULT_SURROGATES = ("tf_efficientnet_lite0", "tf_efficientnet_lite1")
-MAX_SIDE = click.option(
-    "--max-side",
-    type=click.IntRange(32, 8192),
-    default=512,
-    show_default=True,
-    help="Shrink photographs to this longest side on import. Everything later refers to those pixels.",
-)
-THREADS = click.option(
-    "--threads", type=click.IntRange(1, 256), help="CPU threads to compute with.  [default: all cores]"
-)
-DEVICE = click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1, mps.")
+from apibench.options import DEFAULT_SURROGATES, DEFAULT_TARGET, DEVICE, FILE, FOLDER, MAX_SIDE, TARGET, THREADS
+from apibench.terminal import beside, list_failed, parse_settings, parse_targets, run_command, use_threads
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -234,14 +220,17 @@ def train(
 
 @cli.command()
 @click.option(
-    "--provider", required=True, metavar="NAME", help="Whom to ask: aws, or another with an adapter installed."
+    "--provider",
+    required=True,
+    metavar="NAME",
+    help="Whom to ask: aws, azure, clarifai, google, or another installed one.",
 )
 @click.option(
     "--images", "images", required=True, multiple=True, metavar="DIR|SET", help="What to send; repeat for several."
 )
 @click.option("--store", required=True, type=FILE, metavar="FILE", help="Where responses are kept (SQLite).")
 @click.option("--emulated", is_flag=True, help="Ask a local emulator instead, with fake keys. Costs nothing.")
-@click.option("--target", default="tf_efficientnet_lite2", show_default=True, help="The emulator's network.")
+@TARGET
 @click.option(
     "--endpoint",
     metavar="URL",
@@ -274,7 +263,7 @@ def query(
     images: tuple[str, ...],
     store: Path,
     emulated: bool,
-    target: str,
+    targets: tuple[str, ...],
     endpoint: str | None,
     campaign: str,
     max_calls: int | None,
@@ -288,14 +277,20 @@ def query(
 ) -> ExitCode:
     """Send images to a provider and keep its raw responses.
 
-    An image with a stored answer is never sent again: run it again to go on where it stopped. Credentials are found as the
-    vendor's SDK finds them (aws: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, ...) and are never stored.
+    An image with a stored answer is never sent again: run it again to go on where it stopped. One store takes all providers.
+    Credentials come from the vendors' usual places and are never stored, logged or printed:
 
     \b
-    apibench query --provider aws --images sets/clean --images sets/adv --store aws.sqlite --emulated
-    apibench query --provider aws --images sets/clean --images sets/adv --store aws.sqlite --dry-run
+      aws        boto3's chain: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, ...; AWS_DEFAULT_REGION
+      azure      VISION_ENDPOINT and VISION_KEY
+      clarifai   CLARIFAI_PAT
+      google     GOOGLE_API_KEY, or application default credentials
+
+    \b
+    apibench query --provider aws --images sets/clean --images sets/adv --store answers.sqlite --emulated
+    apibench query --provider google --images sets/clean --store answers.sqlite --setting transport=rest --dry-run
     """
-    from apibench.query import stage
+    from apibench.query import registry, stage
     from apibench.run import summary
     from apibench.sources import open_sources
 
@@ -303,7 +298,7 @@ def query(
         provider=provider,
         campaign=campaign,
         emulated=emulated,
-        target=target,
+        target=parse_targets(targets, registry.names(), DEFAULT_TARGET).get(provider, DEFAULT_TARGET),
         endpoint=endpoint,
         max_calls=max_calls,
         concurrency=concurrency,
@@ -328,9 +323,17 @@ def query(
 
 
 @cli.command()
-@click.option("--port", default=0, type=click.IntRange(0, 65535), help="Port to listen on.  [default: a free one]")
-@click.option("--target", default="tf_efficientnet_lite2", show_default=True, help="The network that answers.")
-@click.option("--bill", type=FILE, metavar="FILE", help="Append a JSON line for each answered call.")
+@click.option(
+    "--provider",
+    "providers",
+    multiple=True,
+    metavar="NAME",
+    help="Whose protocol to speak; repeat for several.  [default: all whose packages are installed]",
+)
+@click.option("--port", default=0, type=click.IntRange(0, 65535), help="Port for HTTP.  [default: a free one]")
+@click.option("--grpc-port", default=0, type=click.IntRange(0, 65535), help="Port for gRPC.  [default: a free one]")
+@TARGET
+@click.option("--bill", type=FILE, metavar="FILE", help="Append a JSON line for each answered image.")
 @click.option(
     "--fault",
     "faults",
@@ -339,33 +342,53 @@ def query(
     help="Fail at random: throttle=0.1, 500=0.05, hang, drop, ...",
 )
 @click.option(
-    "--rate-limit", type=click.FloatRange(0, min_open=True), metavar="N", help="Throttle above N requests a second."
+    "--rate-limit",
+    type=click.FloatRange(0, min_open=True),
+    metavar="N",
+    help="Throttle above N requests a second to a provider.",
 )
 @click.option(
     "--latency", default=0.0, show_default=True, type=click.FloatRange(0), help="Seconds added to each answer."
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the random faults.")
 def emulate(
+    providers: tuple[str, ...],
     port: int,
-    target: str,
+    grpc_port: int,
+    targets: tuple[str, ...],
     bill: Path | None,
     faults: tuple[str, ...],
     rate_limit: float | None,
     latency: float,
     seed: int,
 ) -> ExitCode:
-    """Speak a vendor's wire protocol on 127.0.0.1 and answer with a real classifier, until interrupted.
+    """Speak the vendors' wire protocols on 127.0.0.1 and answer with real classifiers, until interrupted.
 
-    Any SDK can be pointed at it; AWS's, for one, by endpoint_url or AWS_ENDPOINT_URL_REKOGNITION.
+    Any SDK can be pointed at it: AWS's by endpoint_url or AWS_ENDPOINT_URL_REKOGNITION, Azure's by its endpoint, Google's and
+    Clarifai's by their endpoint or a channel of one's own (gRPC without TLS).
 
     \b
-    apibench emulate --port 8080 --bill bill.jsonl
+    apibench emulate --port 8080 --grpc-port 8081 --bill bill.jsonl
+    apibench emulate --target google=tf_efficientnet_lite1 --target tf_efficientnet_lite2
     """
-    from apibench.emulator import Emulator, Faults
+    from apibench.emulator import Emulator, Faults, vendors
 
     chosen = Faults.parse(faults, seed=seed)
-    with Emulator(target, port=port, bill=bill, faults=chosen, latency=latency, rate_limit=rate_limit) as emulator:
-        click.echo(f"emulating AWS Rekognition on {emulator.url}, answered by {target}; stop with Ctrl-C")
+    served = providers or vendors.available()
+    vendors.check(served)
+    with Emulator(
+        parse_targets(targets, served, DEFAULT_TARGET),
+        providers=served,
+        port=port,
+        grpc_port=grpc_port,
+        bill=bill,
+        faults=chosen,
+        latency=latency,
+        rate_limit=rate_limit,
+    ) as emulator:
+        for line in emulator.describe():
+            click.echo(line)
+        click.echo("stop with Ctrl-C")
         emulator.serve_forever()
     return ExitCode.DONE
 

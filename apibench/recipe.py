@@ -15,6 +15,7 @@ from apibench.errors import ApibenchError
 # Names that become parts of file names and of table rows.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 VENDORS = ("aws", "azure", "clarifai", "google")
+DEFAULT_TARGET = "tf_efficientnet_lite2"
 
 
 V = TypeVar("V", list[int], list[str], list[int] | list[str])
@@ -83,9 +84,12 @@ class Query(Section):
 
 
 class Emulator(Section):
-    """The network that answers in a vendor's place; no surrogate of the attack should be the same."""
+    """The network that answers in the vendors' place, or one for each of them; no surrogate of the attack may be the same."""
 
-    target: str = "tf_efficientnet_lite2"
+    target: str | dict[str, str] = DEFAULT_TARGET
+
+    def target_of(self, provider: str) -> str:
+        return self.target if isinstance(self.target, str) else self.target.get(provider, DEFAULT_TARGET)
 
 
 class Recipe(Section):
@@ -100,10 +104,12 @@ class Recipe(Section):
     emulator: Emulator = Emulator()
 
     @model_validator(mode="after")
-    def _settings_are_of_asked_providers(self) -> Recipe:
-        for provider in self.query.settings:
-            if provider not in self.query.providers:
-                raise ValueError(f"query.settings.{provider}: {provider} is not in query.providers")
+    def _settings_and_targets_are_of_asked_providers(self) -> Recipe:
+        targets = {} if isinstance(self.emulator.target, str) else self.emulator.target
+        for table, providers in (("query.settings", self.query.settings), ("emulator.target", targets)):
+            for provider in providers:
+                if provider not in self.query.providers:
+                    raise ValueError(f"{table}.{provider}: {provider} is not in query.providers")
         return self
 
     @property

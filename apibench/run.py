@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apibench import photographs, sources
 from apibench.errors import ApibenchError, ExitCode
@@ -13,6 +15,9 @@ from apibench.imageset import ImageSet
 from apibench.query import registry, stage
 from apibench.query.engine import QueryReport
 from apibench.recipe import VENDORS, Recipe
+
+if TYPE_CHECKING:
+    from apibench.emulator import Emulator
 
 Say = Callable[[str], None]
 
@@ -88,7 +93,7 @@ def query_settings(recipe: Recipe, provider: str) -> stage.QuerySettings:
         provider=provider,
         campaign=query.campaign,
         emulated=query.emulated,
-        target=recipe.emulator.target,
+        target=recipe.emulator.target_of(provider),
         max_calls=query.max_calls,
         concurrency=query.concurrency,
         settings=query.settings.get(provider, {}),
@@ -102,15 +107,18 @@ def check(recipe: Recipe) -> None:
 
     classifiers.check_all(recipe.generate.surrogates)
     variants(recipe)
-    if recipe.query.emulated:
-        classifiers.check(recipe.emulator.target)
-        target = classifiers.canonical(recipe.emulator.target)
-        if target in [classifiers.canonical(name) for name in recipe.generate.surrogates]:
+    surrogates = [classifiers.canonical(name) for name in recipe.generate.surrogates]
+    for provider in providers(recipe)[0]:
+        query = query_settings(recipe, provider)
+        stage.estimate(query, 0)
+        if not query.emulated:
+            continue
+        classifiers.check(query.target)
+        target = classifiers.canonical(query.target)
+        if target in surrogates:
             raise ApibenchError(
                 f"recipe: emulator.target: {target} is a surrogate of the attack too; transfer to it would say nothing"
             )
-    for provider in providers(recipe)[0]:
-        stage.estimate(query_settings(recipe, provider), 0)
     if not ImageSet.is_set(Path(recipe.images.source)):
         photographs.find(recipe.images.source, recipe.images.labels)
 
@@ -196,22 +204,32 @@ def ask(recipe: Recipe, images: list[ImageSet], say: Say, result: RunResult) -> 
     asked, left_out = providers(recipe)
     result.problems += left_out
     errors: list[ApibenchError] = []
-    for name in asked:
-        settings = query_settings(recipe, name)
-        try:
-            report = stage.query_images(images, result.store, settings)
-        except ApibenchError as error:
-            errors.append(error)
-            result.problems.append(str(error))
-            result.codes.append(error.exit_code)
-            continue
-        say(f"query: {name}: {summary(report)}")
-        result.codes.append(report.exit_code)
-        if report.halted is not None:
-            result.problems.append(f"{name}: {report.message}")
-        result.problems += [f"{name}: {image}: {reason}" for image, reason in report.problems]
+    with _emulator(recipe, asked) as emulator:
+        for name in asked:
+            try:
+                report = stage.query_images(images, result.store, query_settings(recipe, name), emulator)
+            except ApibenchError as error:
+                errors.append(error)
+                result.problems.append(str(error))
+                result.codes.append(error.exit_code)
+                continue
+            say(f"query: {name}: {summary(report)}")
+            result.codes.append(report.exit_code)
+            if report.halted is not None:
+                result.problems.append(f"{name}: {report.message}")
+            result.problems += [f"{name}: {image}: {reason}" for image, reason in report.problems]
     if len(errors) == len(asked):
         raise errors[0]
+
+
+def _emulator(recipe: Recipe, asked: list[str]) -> AbstractContextManager[Emulator | None]:
+    """One emulator for all providers, so that an image is looked at once by those who share a network; not started yet."""
+    if not recipe.query.emulated:
+        return nullcontext()
+    from apibench.emulator import Emulator, vendors
+
+    emulated = [name for name in asked if name in vendors.available()]  # a query says what the others lack
+    return closing(Emulator({name: recipe.emulator.target_of(name) for name in emulated}, providers=emulated))
 
 
 def summary(report: QueryReport) -> str:

@@ -34,6 +34,20 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, str | int | float | bool]:
     return settings
 
 
+def parse_targets(names: Sequence[str], providers: Sequence[str], default: str) -> dict[str, str]:
+    """The network behind each provider, from ``NAME`` (of all) and ``PROVIDER=NAME``. Raises ApibenchError for anything else."""
+    own: dict[str, str] = {}
+    for name in names:
+        provider, equals, network = name.partition("=")
+        if not equals or ":" in provider:  # "file:ARCH=PATH" is a network
+            default = name
+        elif provider not in providers or not network:
+            raise ApibenchError(f"--target {name}: write NAME or PROVIDER=NAME; providers are {', '.join(providers)}")
+        else:
+            own[provider] = network
+    return {provider: own.get(provider, default) for provider in providers}
+
+
 def beside(out: Path) -> Path:
     """Where imported photographs go unless told: beside the output, under its name."""
     out = out.resolve()
@@ -66,6 +80,7 @@ def list_failed(failed: Sequence[tuple[str, str]], ignored: int) -> ExitCode:
 
 def run_command(command: Callable[..., Any], arguments: Sequence[str] | None) -> int:
     """Run a click command; its exit code. A user's mistake is told in a few lines, never by a traceback."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # its core tells of every connection that ends, on standard error
     try:
         code = command(args=arguments, prog_name="apibench", standalone_mode=False)
         return int(code) if isinstance(code, int) else ExitCode.DONE

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
+import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +17,27 @@ from apibench.classifiers import Classifier, InputSettings
 from apibench.imageset import ImageSet, Pixels, SetWriter
 
 Painter = Callable[..., Pixels]
+
+
+@pytest.fixture(autouse=True)
+def only_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test can reach a real host: Python's sockets refuse any other, and gRPC's own would go to a proxy that is not there.
+
+    The proxy also shows that what is emulated heeds none: every client asks it, for loopback too, unless told not to.
+    """
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not ipaddress.ip_address(address[0]).is_loopback:
+            pytest.fail(f"a test wants to reach {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+    for name in ("grpc_proxy", "https_proxy", "http_proxy", "all_proxy"):
+        for spelling in (name, name.upper()):
+            monkeypatch.setenv(spelling, "http://127.0.0.1:1")
+    for name in ("no_grpc_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def paint(seed: int = 0, height: int = 48, width: int = 64) -> Pixels:

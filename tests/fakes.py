@@ -6,7 +6,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from apibench.query.contract import (
     Answer,
@@ -18,6 +18,7 @@ from apibench.query.contract import (
     ProviderError,
     ProviderInfo,
     ProviderOptions,
+    WireKind,
 )
 from apibench.query.engine import Question, RetryPolicy
 from apibench.query.store import Key
@@ -80,3 +81,19 @@ class FakeAdapter:
 
     def settings(self, options: ProviderOptions) -> dict[str, str | int | float | bool]:
         return dict(options.settings)
+
+    def endpoint(self, options: ProviderOptions) -> str | None:
+        return options.endpoint
+
+    def wire(self, options: ProviderOptions) -> WireKind:
+        return WireKind.HTTP
+
+
+class BotocoreBody:
+    """What botocore reads a recorded response from."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def stream(self, **_: object) -> Iterator[bytes]:
+        yield self.data

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from apibench.query.contract import Answer, EncodedImage, ErrorKind, Outcome, ProviderError, ProviderOptions
 from apibench.query.engine import Engine, Question
 from apibench.query.store import Key, ResponseStore, canonical, labels_to_json
-from tests.fakes import QUICK
+from tests.fakes import QUICK, BotocoreBody
 
 IMAGE = EncodedImage(b"\x89PNG pretend", "0" * 64)
 # Synthetic, in the shape that the API reference documents.
@@ -64,16 +64,6 @@ def no_real_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     monkeypatch.delenv("NO_PROXY", raising=False)
 
 
-class Body:
-    """What botocore reads a recorded response from."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    def stream(self, **_: object) -> Iterator[bytes]:
-        yield self.data
-
-
 def hook(provider: AwsProvider, answer: Callable[..., AWSResponse]) -> None:
     """Answer in the socket's place, by botocore's own hook."""
     events: Any = provider._client.meta.events
@@ -81,7 +71,7 @@ def hook(provider: AwsProvider, answer: Callable[..., AWSResponse]) -> None:
 
 
 def response(status: int, headers: Any, data: bytes) -> AWSResponse:
-    return AWSResponse("", status, headers, Body(data))
+    return AWSResponse("", status, headers, BotocoreBody(data))
 
 
 def recorded(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Outcome:

@@ -82,7 +82,7 @@ def start() -> Iterator[Start]:
     running: list[Emulator] = []
 
     def started(**options: Any) -> Emulator:
-        options.setdefault("answerer", Answerer(by_colour, "tiny"))
+        options = {"answerer": Answerer(by_colour, "tiny"), "providers": ["aws"]} | options
         running.append(Emulator(**options).start())
         return running[-1]
 
@@ -623,7 +623,7 @@ def test_what_cannot_be_billed_is_not_answered(start: Start) -> None:
 
 def test_a_bill_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(ApibenchError, match=str(tmp_path)):
-        Emulator(bill=tmp_path, answerer=Answerer(by_colour, "tiny")).start()
+        Emulator(bill=tmp_path, answerer=Answerer(by_colour, "tiny"), providers=["aws"]).start()
     closed = Bill(tmp_path / "bill.jsonl")
     closed.close()
     with pytest.raises(OSError, match="closed"):
@@ -764,7 +764,7 @@ def test_a_stopped_emulator_is_gone_and_its_port_free(start: Start) -> None:
 
 def test_an_unknown_target_is_named_before_it_listens() -> None:
     with pytest.raises(ApibenchError, match="no_such_network"):
-        Emulator("pypi:no_such_network").start()
+        Emulator("pypi:no_such_network", providers=["aws"]).start()
     with pytest.raises(ApibenchError, match="no provider acme"):
         Emulator({"acme": "pypi:tf_efficientnet_lite2"}).start()
 
@@ -773,7 +773,7 @@ SERVE = """
     import sys
     import numpy as np
     from apibench.emulator import Answerer, Emulator
-    with Emulator(answerer=Answerer(lambda _: np.eye(1000)[207], "tiny")) as emulator:
+    with Emulator(answerer=Answerer(lambda _: np.eye(1000)[207], "tiny"), providers=["aws"]) as emulator:
         print(emulator.url, flush=True)
         emulator.wait()
     print("stopped", flush=True)
@@ -813,7 +813,7 @@ def test_a_real_network_names_real_photographs() -> None:
     from apibench.photographs import packaged
 
     right = 0
-    with Emulator("pypi:tf_efficientnet_lite2") as emulator:
+    with Emulator("pypi:tf_efficientnet_lite2", providers=["aws"]) as emulator:
         for photograph in packaged("pypi:foolbox")[:6]:
             reply = ask(emulator, photograph.path.read_bytes(), MinConfidence=1, MaxLabels=100)
             assert reply["LabelModelVersion"] == "emulated/pypi:tf_efficientnet_lite2"

@@ -143,7 +143,7 @@ def test_batches_are_sent_whole_and_only_what_failed_is_sent_again(store: Respon
         return error(ErrorKind.THROTTLED) if sha256 == bad and tries[bad] < 3 else answer()
 
     provider = FakeProvider(script, batch=4)
-    report = run(store, provider, 7, concurrency=1)
+    report = run(store, provider, 7, concurrency=1, batch=9)
     assert (report.answered, provider.hits) == (7, 4)
     assert tries[bad] == 3
     assert all(count == 1 for sha256, count in tries.items() if sha256 != bad)
@@ -152,7 +152,7 @@ def test_batches_are_sent_whole_and_only_what_failed_is_sent_again(store: Respon
 def test_every_image_of_a_batch_has_an_outcome_when_one_stops_the_run(store: ResponseStore) -> None:
     first = questions(3)[0].sha256
     provider = FakeProvider(lambda hit, i: error(ErrorKind.QUOTA) if i.sha256 == first else answer(), batch=3)
-    report = run(store, provider, 3)
+    report = run(store, provider, 3, batch=3)
     assert (report.answered, report.halted) == (2, HaltReason.QUOTA)
     assert store._connection.execute("SELECT COUNT(*) FROM attempts WHERE outcome IS NULL").fetchone() == (0,)
 
@@ -209,7 +209,9 @@ def test_an_image_that_cannot_be_read_is_listed_and_the_others_go_on(store: Resp
     gone = [Question(f"{i}", f"x{i}", changed) for i in range(8)]
     for batch in (1, 4):
         provider = FakeProvider(batch=batch)
-        report = Engine(provider, store, Key(f"batch{batch}", "fake", "custom", "{}")).run([*gone, *questions(3)])
+        report = Engine(provider, store, Key(f"batch{batch}", "fake", "custom", "{}"), batch=batch).run(
+            [*gone, *questions(3)]
+        )
         assert (report.answered, len(provider.seen), report.halted) == (3, 3, None)
         assert sorted(report.failed) == [(f"x{i}", "x.png: changed since it was written") for i in range(8)]
         assert report.exit_code is ExitCode.SOME_FAILED

@@ -107,8 +107,8 @@ def test_without_credentials_not_even_a_store_is_made(
 def test_two_endpoints_of_ones_own_are_two_providers(
     provider: FakeProvider, clean_set: ImageSet, tmp_path: Path
 ) -> None:
-    provider.host = "a.example"
     for endpoint in ("https://a.example", "https://b.example"):
+        provider.host = endpoint.removeprefix("https://")
         query = QuerySettings("fake", endpoint=endpoint, policy=QUICK)
         assert stage.query_images([clean_set], tmp_path / "s.sqlite", query).answered == 5
     assert provider.hits == 10

@@ -8,6 +8,7 @@ import pytest
 
 from apibench import data, recipe, run
 from apibench.errors import ApibenchError
+from apibench.query import registry
 
 
 def load(tmp_path: Path, text: str) -> recipe.Recipe:
@@ -57,6 +58,7 @@ def test_the_benchmark_asks_four_vendors_live_with_three_treatments() -> None:
         ('name = "x"\n[query]\nmax_calls = 0', "query.max_calls: Input should be greater than or equal to 1"),
         ('name = "x"\n[query]\nproviders = ["aws", "aws"]', "query.providers: aws stands in it twice"),
         ('name = "x"\n[query.settings.google]\na = 1', "query.settings.google: google is not in query.providers"),
+        ('name = "x"\n[emulator.target]\ngoogle = "n"', "emulator.target.google: google is not in query.providers"),
         ("name = ", "not TOML"),
     ],
 )
@@ -80,7 +82,6 @@ def test_a_wrong_recipe_is_refused_with_key_and_reason(tmp_path: Path, text: str
         ('[generate]\nsurrogates = ["file:resnet18=missing.pth"]', "missing.pth"),
         ('[[purify]]\npurifier = "ncsi"', "did you mean ncis?"),
         ('[query]\nproviders = ["awz"]', "did you mean aws?"),
-        ('[query]\nproviders = ["azure"]', "none of azure has an adapter"),
         ("[query.settings.aws]\nMaxLabel = 3", "MaxLabel"),
         ('[query]\nprices = "missing.json"', "missing.json"),
         ('[query]\nemulated = true\n[emulator]\ntarget = "tf_efficientnet_lite0"', "is a surrogate of the attack too"),
@@ -96,6 +97,23 @@ def test_what_would_fail_later_is_found_first(
         run.check(loaded)
     assert reason in str(caught.value)
     assert not (tmp_path / "reports").exists()
+
+
+def test_vendors_without_an_adapter_are_named_and_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "names", lambda: ["aws"])
+    both = load(tmp_path, 'name = "x"\n[query]\nproviders = ["aws", "azure"]')
+    assert run.providers(both) == (["aws"], ["azure: left out, there is no adapter for it in this version"])
+    with pytest.raises(ApibenchError, match="none of azure has an adapter"):
+        run.providers(load(tmp_path, 'name = "x"\n[query]\nproviders = ["azure"]'))
+
+
+def test_each_provider_may_have_a_network_of_its_own(tmp_path: Path) -> None:
+    text = 'name = "x"\n[query]\nproviders = ["aws", "google"]\nemulated = true\n[emulator.target]\naws = "%s"'
+    loaded = load(tmp_path, text % "timm:resnet18")
+    targets = {name: run.query_settings(loaded, name).target for name in ("aws", "google")}
+    assert targets == {"aws": "timm:resnet18", "google": "tf_efficientnet_lite2"}
+    with pytest.raises(ApibenchError, match="lite1 is a surrogate of the attack too"):
+        run.check(load(tmp_path, text % "tf_efficientnet_lite1"))
 
 
 def test_an_unknown_recipe_names_those_there_are() -> None:

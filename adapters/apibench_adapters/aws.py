@@ -7,13 +7,10 @@ retries.
 
 from __future__ import annotations
 
-import ipaddress
 import json
-import math
 import os
-import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -27,12 +24,27 @@ from apibench.query.contract import (
     ProviderError,
     ProviderInfo,
     ProviderOptions,
+    WireKind,
+)
+from apibench_adapters.common import (
+    UNREADABLE,
+    Settings,
+    check_endpoint,
+    items,
+    kind_of_status,
+    merged,
+    real,
+    redact,
+    redact_body,
+    score,
+    seconds,
+    text,
+    unreadable,
+    whole,
 )
 
 if TYPE_CHECKING:
     from mypy_boto3_rekognition import RekognitionClient
-
-Settings = Mapping[str, str | int | float | bool]
 
 INFO = ProviderInfo(
     name="aws",
@@ -94,16 +106,6 @@ _KINDS = {
     },
     ErrorKind.QUOTA: {"LimitExceededException", "ServiceQuotaExceededException", "SubscriptionRequiredException"},
 }
-# Where the code says nothing: a proxy's or a gateway's HTML page has none.
-_KINDS_BY_STATUS = {
-    401: ErrorKind.CREDENTIALS,
-    403: ErrorKind.CREDENTIALS,
-    407: ErrorKind.CREDENTIALS,
-    408: ErrorKind.TRANSIENT,
-    413: ErrorKind.REJECTED,
-    429: ErrorKind.THROTTLED,
-}
-
 
 NO_CREDENTIALS = "no AWS credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 
@@ -114,16 +116,18 @@ class AwsAdapter:
     info = INFO
 
     def settings(self, options: ProviderOptions) -> Settings:
-        unknown = set(options.settings) - set(DEFAULTS)
-        if unknown:
-            raise ValueError(f"{sorted(unknown)[0]}: no setting of aws; there are {', '.join(DEFAULTS)}")
-        merged = {**DEFAULTS, **options.settings}
-        labels, confidence = merged["MaxLabels"], merged["MinConfidence"]
-        if not isinstance(labels, int) or isinstance(labels, bool) or not 1 <= labels <= 1000:
-            raise ValueError(f"MaxLabels: {labels!r} is not a whole number from 1 to 1000")
-        if not isinstance(confidence, int | float) or isinstance(confidence, bool) or not 0 <= confidence <= 100:
-            raise ValueError(f"MinConfidence: {confidence!r} is not a number from 0 to 100")
-        return {"MaxLabels": labels, "MinConfidence": float(confidence)}
+        chosen = merged(options, DEFAULTS, INFO.name)
+        return {
+            "MaxLabels": whole("MaxLabels", chosen["MaxLabels"], 1, 1000),
+            "MinConfidence": real("MinConfidence", chosen["MinConfidence"], 0, 100),
+        }
+
+    def endpoint(self, options: ProviderOptions) -> str | None:
+        variables = ("AWS_ENDPOINT_URL_REKOGNITION", "AWS_ENDPOINT_URL")
+        return options.endpoint or next(filter(None, map(os.environ.get, variables)), None)
+
+    def wire(self, options: ProviderOptions) -> WireKind:  # noqa: ARG002 - others have a choice
+        return WireKind.HTTP
 
     def create(self, options: ProviderOptions) -> AwsProvider:
         return AwsProvider(options, self.settings(options))
@@ -141,46 +145,20 @@ def parse(raw: bytes) -> Parsed:
         body = json.loads(raw)
         version = body.get("LabelModelVersion")
         return Parsed(
-            tuple(_label(entry) for entry in _list(body["Labels"], "Labels")),
-            None if version is None else _text(version, "LabelModelVersion"),
+            tuple(_label(entry) for entry in items(body["Labels"], "Labels")),
+            None if version is None else text(version, "LabelModelVersion"),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {str(error)[:80]}"
-        raise ProviderError(
-            ErrorKind.PROTOCOL,
-            f"a reply without readable labels ({reason})",
-            status=200,
-            raw=_redact_body(raw),
-            uncertain=True,
-        ) from error
+    except UNREADABLE as error:
+        raise unreadable(raw, error) from error
 
 
 def _label(entry: Any) -> Label:
-    confidence = entry["Confidence"]
-    if not isinstance(confidence, int | float) or isinstance(confidence, bool):
-        raise TypeError("a label without a number as Confidence")
-    # Confidences are float32 on a scale of 0 to 100, so the top may be a rounding error above it. NaN is in no range.
-    if not -1e-3 <= confidence <= 100.001:
-        raise ValueError("a Confidence outside 0 to 100")
-    parents = _list(entry["Parents"], "Parents") if entry.get("Parents") is not None else ()
+    parents = items(entry["Parents"], "Parents") if entry.get("Parents") is not None else ()
     return Label(
-        _text(entry["Name"], "Name"),
-        min(max(confidence / 100.0, 0.0), 1.0),
-        parents=tuple(_text(parent["Name"], "Parents") for parent in parents),
+        text(entry["Name"], "Name"),
+        score(entry["Confidence"], "Confidence", scale=100.0),
+        parents=tuple(text(parent["Name"], "Parents") for parent in parents),
     )
-
-
-def _list(value: Any, name: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise TypeError(f"{name} is not a list")
-    return value
-
-
-def _text(value: Any, name: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise TypeError(f"{name} is not a name")
-    value.encode()  # half a surrogate pair is no text: no file and no database takes it
-    return value
 
 
 class _Call(threading.local):
@@ -219,10 +197,7 @@ class AwsProvider:
         where: dict[str, Any] = {"endpoint_url": options.endpoint} if options.endpoint else {}
         variables = None
         if options.emulated:
-            if not _is_loopback(options.endpoint):
-                raise ProviderError(
-                    ErrorKind.CREDENTIALS, "emulated calls go to an emulator on this machine, never elsewhere"
-                )
+            check_endpoint(options.endpoint, emulated=True)
             # Nothing of the user's environment or files may take part: no profile, no endpoint, no proxy, no real key.
             known = botocore.session.Session.SESSION_VARIABLES
             variables = {name: (None, None, default, convert) for name, (_, _, default, convert) in known.items()}
@@ -245,10 +220,7 @@ class AwsProvider:
             client: RekognitionClient = session.client("rekognition", config=Config(**config), **where)
         except (BotoCoreError, ValueError) as error:
             raise _from_sdk(error) from None
-        if urlsplit(client.meta.endpoint_url).scheme != "https" and not options.emulated:
-            host = urlsplit(client.meta.endpoint_url).hostname
-            message = f"{host}: real keys are not sent over plain http; use an https endpoint, or --emulated"
-            raise ProviderError(ErrorKind.CREDENTIALS, message)
+        check_endpoint(client.meta.endpoint_url, emulated=options.emulated)
         return client
 
     @property
@@ -293,17 +265,14 @@ class AwsProvider:
 def _from_reply(error: Exception | None, call: _Call) -> ProviderError:
     """A reply that is no 200. What the service itself reported is certain; a gateway's 5xx says nothing of what is behind it."""
     reported = getattr(error, "response", {}).get("Error", {})
-    code, text = str(reported.get("Code") or "Unknown"), str(reported.get("Message") or "")
-    kind = next((kind for kind, codes in _KINDS.items() if code in codes), _KINDS_BY_STATUS.get(call.status))
-    if kind is None:
-        kind = ErrorKind.TRANSIENT if call.status >= 500 else ErrorKind.PROTOCOL
+    code, message = str(reported.get("Code") or "Unknown"), str(reported.get("Message") or "")
     return ProviderError(
-        kind,
-        redact(f"{code}: {text}" if text else f"{code} (HTTP {call.status})"),
+        next((kind for kind, codes in _KINDS.items() if code in codes), kind_of_status(call.status)),
+        redact(f"{code}: {message}" if message else f"{code} (HTTP {call.status})"),
         code=redact(code),
         status=call.status,
-        retry_after=_seconds(call.retry_after),
-        raw=_redact_body(call.raw or b""),
+        retry_after=seconds(call.retry_after),
+        raw=redact_body(call.raw or b""),
         uncertain=call.status >= 500 and (code == "Unknown" or code.isdecimal()),
     )
 
@@ -339,40 +308,3 @@ def _from_sdk(error: Exception) -> ProviderError:
     if isinstance(error, sdk.HTTPClientError | OSError):
         return ProviderError(ErrorKind.TRANSIENT, message, uncertain=True)
     return ProviderError(ErrorKind.PROTOCOL, message, uncertain=True)
-
-
-def _is_loopback(endpoint: str | None) -> bool:
-    host = urlsplit(endpoint or "").hostname or ""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _seconds(text: str | None) -> float | None:
-    """A Retry-After header in seconds. Dates are not used by AWS and are left out."""
-    try:
-        value = float(text) if text else math.nan
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value >= 0 else None
-
-
-_SECRETS = re.compile(
-    r"\b(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{8,}\b"  # key ids
-    r"|(?i:(?:credential|signature|security-token|authorization|secret\w*|token)\s*[=:]\s*)[^\s,;&]+"
-    r"|(?<=://)[^/@\s]+(?=@)"  # user and password of a proxy's or an endpoint's address
-    r"|[A-Za-z0-9/+=]{40,}"  # secrets, session tokens, signatures, and image bytes
-)
-
-
-def redact(text: str) -> str:
-    """A message without anything that looks like a key, a signature or encoded bytes; one line, at most 300 characters."""
-    clean = "".join(c if c.isprintable() else " " for c in _SECRETS.sub("[removed]", text))
-    return " ".join(clean.split())[:300]
-
-
-def _redact_body(raw: bytes) -> bytes:
-    """An error's body as received, unless it repeats a key: AWS answers a wrong signature with the headers it signed."""
-    text = raw.decode("utf-8", "replace").replace("\\/", "/")
-    return _SECRETS.sub("[removed]", text).encode() if _SECRETS.search(text) else raw

@@ -52,11 +52,12 @@ class ImageRefusedError(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a vendor accepts: Pillow's format names, and pixels a side."""
+    """What a vendor accepts: Pillow's format names, pixels a side, and pixels altogether, if that is limited."""
 
     formats: tuple[str, ...]
     min_side: int
     max_side: int
+    max_pixels: int | None = None
 
 
 class Answerer:
@@ -110,7 +111,8 @@ def _open(data: bytes, limits: Limits) -> Image.Image:
         raise ImageRefusedError(Refusal.TOO_LARGE) from error
     except Exception as error:  # a reader of hostile bytes raises whatever they make it raise
         raise ImageRefusedError(Refusal.FORMAT) from error
-    if max(image.size) > limits.max_side:
+    too_many = limits.max_pixels is not None and image.width * image.height > limits.max_pixels
+    if too_many or max(image.size) > limits.max_side:
         raise ImageRefusedError(Refusal.TOO_LARGE, *image.size)
     if min(image.size) < limits.min_side:
         raise ImageRefusedError(Refusal.TOO_SMALL, *image.size)

@@ -26,6 +26,7 @@ from apibench.emulator.answerer import Answerer, ImageRefusedError, Limits, Prob
 from apibench.emulator.faults import FaultKind
 from apibench.emulator.wire import Reply, Request
 from apibench.labels import display_name, vocabulary
+from apibench.query.contract import WireKind
 
 OPERATION = "DetectLabels"
 TARGET = f"RekognitionService.{OPERATION}"
@@ -115,6 +116,7 @@ class RekognitionWire:
     """``accepted_keys``: the access key ids that are known; None takes any."""
 
     provider = "aws"
+    kind = WireKind.HTTP
 
     def __init__(self, accepted_keys: Collection[str] | None = None) -> None:
         self._accepted = None if accepted_keys is None else frozenset(accepted_keys)
@@ -160,6 +162,11 @@ class RekognitionWire:
         except ImageRefusedError as refused:
             raise _image_refused(refused) from refused
         return label_list(probabilities, query.max_labels, query.min_confidence)
+
+
+def wires(accepted_keys: Collection[str] | None) -> tuple[RekognitionWire, ...]:
+    """What :mod:`apibench.emulator.vendors` asks every vendor's module for."""
+    return (RekognitionWire(accepted_keys),)
 
 
 def label_list(probabilities: Probabilities, max_labels: int, min_confidence: float) -> list[dict[str, Any]]:

@@ -11,21 +11,28 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import TYPE_CHECKING
 
+from apibench.emulator import vendors
 from apibench.emulator.answerer import Answerer
 from apibench.emulator.bill import Bill
 from apibench.emulator.faults import Fault, FaultKind, Faults, RateLimit
 from apibench.emulator.httpd import Handle, Server
-from apibench.emulator.rekognition import RekognitionWire
 from apibench.emulator.wire import Reply, Request, Wire
 from apibench.errors import ApibenchError
+from apibench.query.contract import WireKind
+
+if TYPE_CHECKING:
+    from apibench.emulator.rpcd import RpcServer
 
 DEFAULT_TARGET = "pypi:tf_efficientnet_lite2"
 
 _log = logging.getLogger(__name__)
 
+_KIND_NAMES = {WireKind.HTTP: "HTTP", WireKind.GRPC: "gRPC"}
 _SPOILT = {
     FaultKind.MALFORMED: Reply(200, b'{"Labels":[{"Name":"Ret', (("Content-Type", "application/json"),)),
     FaultKind.EMPTY: Reply(200, b"", (("Content-Type", "application/json"),)),
@@ -34,22 +41,26 @@ _SPOILT = {
 
 
 class Emulator:
-    """A vendor's API on loopback. A context manager: entering it loads the network and listens, leaving it stops.
+    """Vendors' APIs on loopback. A context manager: entering it loads the networks and listens, leaving it stops.
 
-    ``target``: the network that answers, or one for each provider (``{"aws": ...}``). ``port`` 0 takes a free one. ``bill``: a
-    file that each answered image adds a JSON line to. ``faults``: a :class:`Faults`, or a script such as
-    ``["throttle", "drop", "ok"]``, one entry a request. ``latency``: seconds before each reply. ``rate_limit``: requests a
-    second, above which it throttles (checked first, so a throttled request uses up no fault). ``accepted_keys``: key ids that
-    are known, None for any. ``answerer`` replaces the network. Raises ApibenchError for an unknown target, a port in use, or
-    a bill that cannot be written.
+    ``target``: the network that answers, or one for each provider (``{"aws": ...}``). ``providers``: whom to speak for; all
+    whose packages are installed, unless said. ``port`` and ``grpc_port``: 0 takes a free one; a port is only opened if one of
+    the providers speaks that protocol. ``bill``: a file that each answered image adds a JSON line to. ``faults``: a
+    :class:`Faults`, or a script such as ``["throttle", "drop", "ok"]``, one entry a request, whatever the provider.
+    ``latency``: seconds before each reply. ``rate_limit``: requests a second to one provider, above which it throttles (checked
+    first, so a throttled request uses up no fault). ``accepted_keys``: keys (for AWS: key ids) that are known, None for any.
+    ``answerer`` replaces the network. Raises ApibenchError for an unknown provider or target, a port in use, or a bill that
+    cannot be written.
     """
 
     def __init__(
         self,
         target: str | Mapping[str, str] = DEFAULT_TARGET,
         *,
+        providers: Collection[str] | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
+        grpc_port: int = 0,
         bill: Path | None = None,
         faults: Faults | Sequence[str] | None = None,
         latency: float = 0.0,
@@ -57,52 +68,72 @@ class Emulator:
         accepted_keys: Collection[str] | None = None,
         answerer: Answerer | None = None,
     ) -> None:
-        self._address = (host, port)
+        self.providers = tuple(vendors.available() if providers is None else providers)
+        vendors.check(self.providers)
+        self._host, self._port, self._grpc_port = host, port, grpc_port
         self._target = target
         self._bill_path = bill
         self._faults = faults if isinstance(faults, Faults) else Faults(faults or ())
         self._latency = latency
-        self._limit = None if rate_limit is None else RateLimit(rate_limit)
-        self._wires: tuple[Wire, ...] = (RekognitionWire(accepted_keys),)
+        self._limits = {} if rate_limit is None else {name: RateLimit(rate_limit) for name in self.providers}
+        self._accepted_keys = accepted_keys
+        self._wires: tuple[Wire, ...] = ()
         self._given = answerer
         self._answerers: dict[str, Answerer] = {}
         self._bill: Bill | None = None
         self._hits: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
+        self._started = False
         self._server: Server | None = None
         self._thread: threading.Thread | None = None
+        self._rpc_server: RpcServer | None = None
 
     # --- life ---
 
     def start(self) -> Emulator:
-        """Load the network, open the bill, listen. Every answer from here on takes about the same time."""
-        if self._server is not None:
+        """Load the networks, open the bill, listen. Every answer from here on takes about the same time."""
+        if self._started:
             return self
-        server = _listen(self._address, self._handle)  # first: a port in use is found before a network is loaded
+        self._wires = vendors.wires(self.providers, self._accepted_keys)
+        kinds = {wire.kind for wire in self._wires}
         try:
+            # First: a port in use is found before a network is loaded.
+            if WireKind.HTTP in kinds:
+                self._server = _listen((self._host, self._port), partial(self._handle, WireKind.HTTP))
+            if WireKind.GRPC in kinds:
+                from apibench.emulator.rpcd import RpcServer
+
+                self._rpc_server = RpcServer((self._host, self._grpc_port), partial(self._handle, WireKind.GRPC))
             self._answerers = self._load()
             self._bill = Bill(self._bill_path)
         except BaseException:
-            server.server_close()
+            self.close()
             raise
         self._stopping.clear()
-        self._server = server
-        self._thread = threading.Thread(
-            target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="apibench-emulator", daemon=True
-        )
-        self._thread.start()
+        self._started = True
+        if self._server is not None:
+            self._thread = threading.Thread(
+                target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="apibench-emulator", daemon=True
+            )
+            self._thread.start()
+        if self._rpc_server is not None:
+            self._rpc_server.start()
         return self
 
     def close(self) -> None:
         """Stop: requests in progress are cut off, open connections closed."""
         self._stopping.set()
-        if self._server is not None:
+        self._started = False
+        if self._server is not None and self._thread is not None:
             self._server.stop()
-            self._server = None
-        if self._thread is not None:
             self._thread.join()
-            self._thread = None
+        elif self._server is not None:  # listened, and never served
+            self._server.server_close()
+        self._server = self._thread = None
+        if self._rpc_server is not None:
+            self._rpc_server.stop()
+            self._rpc_server = None
         if self._bill is not None:
             self._bill.close()
 
@@ -140,16 +171,41 @@ class Emulator:
 
     @property
     def port(self) -> int:
-        """The port it listens on."""
+        """The port it listens on for HTTP."""
         if self._server is None:
-            raise RuntimeError("the emulator is not started")
+            raise RuntimeError("the emulator is not started, or none of its providers speaks HTTP")
         return int(self._server.server_address[1])
 
     @property
+    def grpc_port(self) -> int:
+        """The port it listens on for gRPC."""
+        if self._rpc_server is None:
+            raise RuntimeError("the emulator is not started, or none of its providers speaks gRPC")
+        return self._rpc_server.port
+
+    @property
     def url(self) -> str:
-        """Where an SDK is to be pointed at."""
-        host = self._address[0]
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        """Where an SDK that speaks HTTP is to be pointed at."""
+        return self._at(self.port)
+
+    @property
+    def grpc_url(self) -> str:
+        """The same for gRPC, written as a URL (``http``: without TLS)."""
+        return self._at(self.grpc_port)
+
+    def describe(self) -> list[str]:
+        """A line a protocol and provider: where it listens, and which network answers."""
+        return [
+            f"emulating {vendors.VENDORS[wire.provider].title} ({_KIND_NAMES[wire.kind]}) on {self.endpoint(wire.kind)}, "
+            f"answered by {self._answerers[wire.provider].name}"
+            for wire in self._wires
+        ]
+
+    def endpoint(self, kind: WireKind) -> str:
+        return self.grpc_url if kind is WireKind.GRPC else self.url
+
+    def _at(self, port: int) -> str:
+        return f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{port}"
 
     @property
     def hits(self) -> Counter[str]:
@@ -164,25 +220,30 @@ class Emulator:
 
     # --- a request ---
 
-    def _handle(self, request: Request) -> Reply | None:
+    def _handle(self, kind: WireKind, request: Request) -> Reply | None:
         """The reply, or None to close the connection without one."""
-        wire = next((wire for wire in self._wires if wire.claims(request)), None)
+        wire = next((wire for wire in self._wires if wire.kind is kind and wire.claims(request)), None)
         if wire is None:
             return self._count(_not_found())
-        if self._limit is not None and not self._limit.allows():
+        limit = self._limits.get(wire.provider)
+        if limit is not None and not limit.allows():
             return self._count(wire.failure(request, FaultKind.THROTTLE))
         fault = self._faults.next()
         reply = self._outcome(fault, wire, request)
         return None if self._stopping.is_set() else reply
 
     def _outcome(self, fault: Fault, wire: Wire, request: Request) -> Reply | None:
-        self._pause(fault.seconds if fault.kind is FaultKind.HANG else self._latency)
+        if fault.kind is FaultKind.HANG:
+            self._count(Reply(0, b"", outcome=fault.kind))  # now: its client may be gone when it ends
+            self._pause(fault.seconds)
+            return None
+        self._pause(self._latency)
         match fault.kind:
             case FaultKind.OK:
                 return self._count(self._answer(wire, request))
             case FaultKind.MALFORMED | FaultKind.EMPTY | FaultKind.HTML:
                 return self._count(replace(_SPOILT[fault.kind], outcome=fault.kind))
-            case FaultKind.DROP | FaultKind.HANG:
+            case FaultKind.DROP:
                 self._count(Reply(0, b"", outcome=fault.kind))
                 return None
             case FaultKind.DROP_AFTER | FaultKind.TRUNCATED:
@@ -232,16 +293,14 @@ class Emulator:
             self._stopping.wait(seconds)
 
     def _load(self) -> dict[str, Answerer]:
-        providers = [wire.provider for wire in self._wires]
         if self._given is not None:
-            return dict.fromkeys(providers, self._given)
+            return dict.fromkeys(self.providers, self._given)
         if isinstance(self._target, str):
-            return dict.fromkeys(providers, Answerer.load(self._target))
-        unknown = set(self._target) - set(providers)
-        if unknown:
-            raise ApibenchError(f"emulator: no provider {sorted(unknown)[0]}; there are {', '.join(providers)}")
-        names = {provider: self._target.get(provider, DEFAULT_TARGET) for provider in providers}
-        loaded = {name: Answerer.load(name) for name in set(names.values())}
+            return dict.fromkeys(self.providers, Answerer.load(self._target))
+        vendors.check(self._target)
+        names = {provider: self._target.get(provider, DEFAULT_TARGET) for provider in self.providers}
+        # Providers of one network share what it remembers: an image is looked at once.
+        loaded = {name: Answerer.load(name) for name in sorted(set(names.values()))}
         return {provider: loaded[name] for provider, name in names.items()}
 
 

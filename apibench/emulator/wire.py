@@ -1,4 +1,7 @@
-"""What a vendor's wire protocol is to the server: requests in, replies out. A further vendor is a further :class:`Wire`."""
+"""What a vendor's wire protocol is to the servers: requests in, replies out. A further vendor is a further :class:`Wire`.
+
+A gRPC call is a request like any other: its method is the path, its metadata the headers, its serialised message the body.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ from typing import Protocol
 
 from apibench.emulator.answerer import Answerer
 from apibench.emulator.faults import FaultKind
+from apibench.query.contract import WireKind
 
 ANSWERED = "answered"
 
 
 @dataclass(frozen=True)
 class Request:
-    """An HTTP request as received. Header names are in lower case; ``id`` is the emulator's own for it."""
+    """A request as received. Header names are in lower case; ``path`` has the query; ``id`` is the emulator's own for it."""
 
     method: str
     path: str
@@ -24,8 +28,19 @@ class Request:
 
 
 @dataclass(frozen=True)
+class RpcError:
+    """How a gRPC call ends that has no message: the status' name, its text, and a serialised google.rpc.Status, if any."""
+
+    code: str  # "RESOURCE_EXHAUSTED"
+    message: str
+    details: bytes | None = None
+
+
+@dataclass(frozen=True)
 class Reply:
-    """An HTTP reply. ``outcome`` is :data:`ANSWERED` or the vendor's error code.
+    """A reply. ``outcome`` is :data:`ANSWERED` or the vendor's error code.
+
+    Over gRPC ``body`` is the serialised message and ``status`` means nothing; with ``rpc`` there is no message.
 
     ``billed``: SHA-256 of each image that labels were computed for, empty unless answered; a line of the bill each. ``cut``:
     send only so many bytes of the body, then close the connection.
@@ -38,12 +53,14 @@ class Reply:
     operation: str = ""
     billed: tuple[str, ...] = ()
     cut: int | None = None
+    rpc: RpcError | None = None
 
 
 class Wire(Protocol):
-    """One vendor's protocol over HTTP."""
+    """One vendor's protocol. A vendor that speaks two has two."""
 
     provider: str  # as in the bill, and on the command line: "aws"
+    kind: WireKind
 
     def claims(self, request: Request) -> bool:
         """Whether this request is for this vendor, by its path and headers."""

@@ -92,12 +92,20 @@ class EncodedImage:
     sha256: str
 
 
+class WireKind(StrEnum):
+    """What an SDK speaks, as far as an emulator has to know: it listens on a port for each."""
+
+    HTTP = "http"
+    GRPC = "grpc"
+
+
 @dataclass(frozen=True)
 class ProviderInfo:
     """What a vendor documents of its API.
 
     ``hosts`` are regular expressions that match the whole of the API's own host names; any other host is not live (a vendor's
-    domain holds its customers' machines too).
+    domain holds its customers' machines too). ``max_batch``: images that one request may hold. ``extra``: what pip calls the
+    SDK, if not by the provider's name.
     """
 
     name: str  # as on the command line: "aws"
@@ -105,15 +113,17 @@ class ProviderInfo:
     hosts: tuple[str, ...]
     max_batch: int = 1
     rate_per_second: float = 5.0
+    extra: str | None = None
 
 
 @dataclass(frozen=True)
 class ProviderOptions:
     """What the engine tells an adapter.
 
-    ``endpoint`` None means the SDK's own choice, with the user's own credentials by the vendor's usual chain. ``emulated``
-    means fixed fake credentials, never real ones, no proxy, and an ``endpoint`` on loopback. ``timeout`` is in seconds, for
-    connecting and for reading each. ``settings`` overrides the adapter's defaults (MaxLabels, for one).
+    ``endpoint`` (a URL, whatever the wire) None means the SDK's own choice, with the user's own credentials by the vendor's
+    usual chain. ``emulated`` means fixed fake credentials, never real ones, no proxy, and an ``endpoint`` on loopback.
+    ``timeout`` is in seconds, for connecting and for reading each (over gRPC: for the whole call). ``settings`` overrides the
+    adapter's defaults (MaxLabels, for one).
     """
 
     endpoint: str | None = None
@@ -156,6 +166,12 @@ class Adapter(Protocol):
 
     def settings(self, options: ProviderOptions) -> Mapping[str, str | int | float | bool]:
         """The settings that ``create`` would use, without credentials or SDK. Raises ValueError naming a wrong one."""
+
+    def endpoint(self, options: ProviderOptions) -> str | None:
+        """The URL that ``create`` would send to, without credentials or SDK; None: the SDK's own choice, the vendor's host."""
+
+    def wire(self, options: ProviderOptions) -> WireKind:
+        """What ``create``'s client would speak. Raises ValueError naming a wrong setting."""
 
     def create(self, options: ProviderOptions) -> Provider:
         """Import the SDK and build a client. Raises ProviderError (CREDENTIALS) where that fails for want of keys."""

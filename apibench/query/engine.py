@@ -149,6 +149,7 @@ class Engine:
         *,
         price: float | None = None,
         max_calls: int | None = None,
+        batch: int = 1,
         concurrency: int = 4,
         per_second: float | None = None,
         policy: RetryPolicy | None = None,
@@ -159,6 +160,8 @@ class Engine:
         self.key = key
         self.price = price
         self.max_calls = max_calls
+        # One image a request, unless told: an answer that is lost is then one image's, and a call is what is billed.
+        self.batch = min(batch, provider.info.max_batch)
         self.concurrency = concurrency
         self.policy = policy or RetryPolicy()
         self.progress = progress
@@ -175,7 +178,7 @@ class Engine:
         self.report = QueryReport.before(unique, self.store, self.key)
         open_ = [question for sha256, question in unique.items() if sha256 not in settled]
         self.progress(len(unique) - len(open_))
-        batches = _Shared(_batches(open_, self.provider.info.max_batch))
+        batches = _Shared(_batches(open_, self.batch))
         workers = max(1, min(self.concurrency, len(open_)))
         with ThreadPoolExecutor(workers, thread_name_prefix="query") as pool:
             futures = [pool.submit(self._work, batches) for _ in range(workers)]

@@ -31,7 +31,7 @@ class QuerySettings:
     """Whom to ask, and how.
 
     ``emulated`` asks a local emulator with fake keys: one of its own, whose network is ``target``, or the one that already
-    runs at ``endpoint``. Without it, ``endpoint`` is asked with the user's own keys.
+    runs at ``endpoint`` (the port of the provider's own wire). Without it, ``endpoint`` is asked with the user's own keys.
     """
 
     provider: str
@@ -46,6 +46,16 @@ class QuerySettings:
     settings: Mapping[str, Setting] = field(default_factory=dict)
     prices: Path | None = None
     policy: RetryPolicy = field(default_factory=RetryPolicy)
+
+    def options(self, endpoint: str | None = None) -> ProviderOptions:
+        """What an adapter is told, with ``endpoint`` where the query itself names none."""
+        return ProviderOptions(
+            endpoint=self.endpoint or endpoint,
+            emulated=self.emulated,
+            timeout=self.timeout,
+            concurrency=self.concurrency,
+            settings=self.settings,
+        )
 
     def __post_init__(self) -> None:
         for name, number in (("--timeout", self.timeout), ("--rate", self.per_second)):
@@ -83,7 +93,7 @@ def plan(images: Sequence[ImageSet], store: Path, query: QuerySettings) -> Plan:
     """Work out what :func:`query_images` would send. Needs neither keys nor SDK, sends nothing, writes nothing."""
     sha256s = {record.sha256 for images_ in images for record in images_.records}
     adapter = registry.adapter(query.provider)
-    key = _key(adapter, query, _expected_origin(adapter, query))
+    key = _key(adapter, query, *_expected(adapter, query))
     stored = 0
     if store.is_file() and store.stat().st_size > 0:  # an empty file is a store whose making was cut off
         with ResponseStore.open(store, read_only=True) as opened:
@@ -100,7 +110,7 @@ def estimate(query: QuerySettings, images: int, stored: int = 0) -> Plan:
     rate = None if query.emulated else query.per_second or adapter.info.rate_per_second
     return Plan(
         provider=query.provider,
-        origin=_expected_origin(adapter, query),
+        origin=_expected(adapter, query)[0],
         images=images,
         stored=stored,
         calls=calls,
@@ -110,9 +120,12 @@ def estimate(query: QuerySettings, images: int, stored: int = 0) -> Plan:
     )
 
 
-def query_images(images: Sequence[ImageSet], store: Path, query: QuerySettings) -> QueryReport:
+def query_images(
+    images: Sequence[ImageSet], store: Path, query: QuerySettings, emulator: Emulator | None = None
+) -> QueryReport:
     """Ask a provider about every image that has no stored outcome, and store what it says.
 
+    ``emulator``: one that several queries share, started here when it is first needed; without it an emulated query has its own.
     Raises ApibenchError where nothing can be asked at all: no such provider, no SDK, no credentials, a store that cannot be
     written.
     """
@@ -123,14 +136,14 @@ def query_images(images: Sequence[ImageSet], store: Path, query: QuerySettings) 
         for record in images_.records
     ]
     price = 0.0 if query.emulated else pricing.price_of_call(query.provider, query.prices)
-    key = _key(adapter, query, _expected_origin(adapter, query))
+    key = _key(adapter, query, *_expected(adapter, query))
     unique = {question.sha256: question for question in questions}
     # Nothing to send: the store stays untouched, no network is loaded and no credentials are asked for.
     before = _look(store, key, unique, images)
     if before is not None and before.open == 0:
         return before
     # Connected first: without credentials not even an empty store is made.
-    with _connect(adapter, query) as provider, ResponseStore.open(store) as opened:
+    with _connect(adapter, query, emulator) as provider, ResponseStore.open(store) as opened:
         for images_ in images:
             opened.remember(images_)
         origin = registry.origin_of(provider.host, provider.info, emulated=query.emulated)
@@ -138,7 +151,7 @@ def query_images(images: Sequence[ImageSet], store: Path, query: QuerySettings) 
         engine = Engine(
             provider,
             opened,
-            _key(adapter, query, origin),
+            _key(adapter, query, origin, provider.host),
             price=price,
             max_calls=query.max_calls,
             concurrency=query.concurrency,
@@ -167,12 +180,13 @@ def _look(store: Path, key: Key, questions: Mapping[str, Question], images: Sequ
 
 def _settings(adapter: Adapter, query: QuerySettings) -> dict[str, Setting]:
     try:
-        return dict(adapter.settings(ProviderOptions(settings=query.settings)))
+        adapter.wire(query.options())
+        return dict(adapter.settings(query.options()))
     except ValueError as error:
         raise ApibenchError(f"{query.provider}: setting {error}") from error
 
 
-def _key(adapter: Adapter, query: QuerySettings, origin: str) -> Key:
+def _key(adapter: Adapter, query: QuerySettings, origin: str, host: str) -> Key:
     settings = _settings(adapter, query)
     if query.emulated:
         from apibench.classifiers import canonical as canonical_name
@@ -180,47 +194,50 @@ def _key(adapter: Adapter, query: QuerySettings, origin: str) -> Key:
         # Another network is another provider; that of a running emulator is named in its replies.
         settings["emulated_by"] = "a running emulator" if query.endpoint else canonical_name(query.target)
     elif origin == "custom":
-        settings["host"] = urlsplit(query.endpoint or "").hostname or ""  # two endpoints of one's own are two providers
+        settings["host"] = host  # two endpoints of one's own are two providers
     return Key(query.campaign, query.provider, origin, canonical(settings))
 
 
-def _expected_origin(adapter: Adapter, query: QuerySettings) -> str:
-    """The origin before there is a client: the SDK's own endpoint is the vendor's."""
+def _expected(adapter: Adapter, query: QuerySettings) -> tuple[str, str]:
+    """The origin and the host before there is a client: the SDK's own endpoint is the vendor's."""
     if query.emulated:
-        return "emulated"
-    if query.endpoint is None:
-        return "live"
-    return registry.origin_of(urlsplit(query.endpoint).hostname or "", adapter.info, emulated=False)
+        return "emulated", ""
+    endpoint = adapter.endpoint(query.options())
+    if endpoint is None:
+        return "live", ""
+    try:
+        host = urlsplit(endpoint).hostname or ""
+    except ValueError:
+        host = ""  # not a URL: the adapter says so when a client is made
+    return registry.origin_of(host, adapter.info, emulated=False), host
 
 
 @contextmanager
-def _connect(adapter: Adapter, query: QuerySettings) -> Iterator[Provider]:
+def _connect(adapter: Adapter, query: QuerySettings, emulator: Emulator | None) -> Iterator[Provider]:
     """A provider's client, with an emulator behind it if asked for; its credentials are there."""
     with ExitStack() as stack:
-        endpoint = query.endpoint
-        if query.emulated and endpoint is None:
-            endpoint = stack.enter_context(_emulator(query.target)).url
-        options = ProviderOptions(
-            endpoint=endpoint,
-            emulated=query.emulated,
-            timeout=query.timeout,
-            concurrency=query.concurrency,
-            settings=query.settings,
-        )
+        endpoint = None
+        if query.emulated and query.endpoint is None:
+            from apibench.emulator import vendors
+
+            vendors.check([query.provider])
+            emulator = emulator or stack.enter_context(_emulator(query))
+            endpoint = emulator.start().endpoint(adapter.wire(query.options()))
         try:
-            provider = adapter.create(options)
+            provider = adapter.create(query.options(endpoint))
             stack.callback(provider.close)
             provider.check()
         except ProviderError as error:
             raise ApibenchError(f"{query.provider}: {error.message}") from error
         except ModuleNotFoundError as error:
+            extra = adapter.info.extra or query.provider
             raise ApibenchError(
-                f"{query.provider}: its SDK is not installed ({error.name}); run: pip install 'apibench[{query.provider}]'"
+                f"{query.provider}: its SDK is not installed ({error.name}); run: pip install 'apibench[{extra}]'"
             ) from error
         yield provider
 
 
-def _emulator(target: str) -> Emulator:
+def _emulator(query: QuerySettings) -> Emulator:
     from apibench.emulator import Emulator
 
-    return Emulator(target)
+    return Emulator(query.target, providers=[query.provider])

@@ -1,0 +1,170 @@
+"""gRPC as the adapters need it: one request a call, the reply's bytes as received, and what a status says.
+
+Imports grpc, so an adapter imports this module only when it makes a client.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import grpc
+
+from apibench.query.contract import ErrorKind, ProviderError
+from apibench_adapters.common import redact
+
+# What a status says, by its name and its number (which per-image errors carry).
+KINDS = {
+    "CANCELLED": ErrorKind.TRANSIENT,
+    "UNKNOWN": ErrorKind.TRANSIENT,
+    "DEADLINE_EXCEEDED": ErrorKind.TRANSIENT,
+    "PERMISSION_DENIED": ErrorKind.CREDENTIALS,
+    "RESOURCE_EXHAUSTED": ErrorKind.THROTTLED,
+    "ABORTED": ErrorKind.TRANSIENT,
+    "INTERNAL": ErrorKind.TRANSIENT,
+    "UNAVAILABLE": ErrorKind.TRANSIENT,
+    "DATA_LOSS": ErrorKind.TRANSIENT,
+    "UNAUTHENTICATED": ErrorKind.CREDENTIALS,
+}
+# Those that the client's own library also makes when a connection breaks or a reply cannot be read.
+_MADE_HERE_TOO = frozenset({"CANCELLED", "UNKNOWN", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
+# Never connected: nothing was sent.
+_NEVER_SENT = ("failed to connect to all addresses", "DNS resolution failed")
+
+
+class Received(threading.local):
+    """What the last call of this thread received: the message's bytes, None if there was none."""
+
+    raw: bytes | None = None
+
+
+class KeepingChannel(grpc.Channel):  # type: ignore[misc]  # grpcio has no types
+    """A channel that keeps the bytes of each unary reply before the SDK makes a message of them.
+
+    What is below it passes bytes, so that a recorded reply can be played by an ordinary interceptor.
+    """
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self._channel = channel
+        self.received = Received()
+
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Callable[[Any], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Any] | None = None,
+        _registered_method: bool | None = False,
+    ) -> grpc.UnaryUnaryMultiCallable:
+        def read(data: bytes) -> Any:
+            self.received.raw = data
+            return response_deserializer(data) if response_deserializer else data
+
+        return _Keeping(self._channel.unary_unary(method, request_serializer, None), read)
+
+    # Nothing below is used; a stub that is built of all of a service's methods asks for it.
+    def unary_stream(self, *arguments: Any, **named: Any) -> Any:
+        return self._channel.unary_stream(*arguments, **named)
+
+    def stream_unary(self, *arguments: Any, **named: Any) -> Any:
+        return self._channel.stream_unary(*arguments, **named)
+
+    def stream_stream(self, *arguments: Any, **named: Any) -> Any:
+        return self._channel.stream_stream(*arguments, **named)
+
+    def subscribe(self, callback: Callable[..., Any], try_to_connect: bool | None = False) -> None:
+        self._channel.subscribe(callback, try_to_connect)
+
+    def unsubscribe(self, callback: Callable[..., Any]) -> None:
+        self._channel.unsubscribe(callback)
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def __enter__(self) -> KeepingChannel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Keeping(grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
+    """A method of a stub. It reads the reply in the thread that called it, so a thread finds its own reply."""
+
+    def __init__(self, inner: grpc.UnaryUnaryMultiCallable, read: Callable[[bytes], Any]) -> None:
+        self._inner = inner
+        self._read = read
+
+    def __call__(self, request: Any, *arguments: Any, **named: Any) -> Any:
+        return self._read(self._inner(request, *arguments, **named))
+
+    def with_call(self, request: Any, *arguments: Any, **named: Any) -> tuple[Any, grpc.Call]:
+        data, call = self._inner.with_call(request, *arguments, **named)
+        return self._read(data), call
+
+    def future(self, request: Any, *arguments: Any, **named: Any) -> Any:
+        raise NotImplementedError("replies are kept for the calling thread, and a future has none")
+
+
+def options(*, emulated: bool) -> list[tuple[str, int]]:
+    """Channel options: no retry of the library's own, none that a service's configuration asks for, and no size limit."""
+    chosen = [
+        ("grpc.enable_retries", 0),
+        ("grpc.service_config_disable_resolution", 1),
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_send_message_length", -1),
+    ]
+    return [*chosen, ("grpc.enable_http_proxy", 0)] if emulated else chosen
+
+
+def target(endpoint: str) -> str:
+    """``host:port`` of a URL; 443 where it names none."""
+    parts = urlsplit(endpoint)
+    host = parts.hostname or ""
+    return f"{f'[{host}]' if ':' in host else host}:{parts.port or 443}"
+
+
+def loopback_channel(endpoint: str) -> grpc.Channel:
+    """A channel without TLS, for an emulator on this machine."""
+    return grpc.insecure_channel(target(endpoint), options=options(emulated=True))
+
+
+def secure_channel(endpoint: str, credentials: grpc.ChannelCredentials | None = None) -> grpc.Channel:
+    """A channel with TLS, for a key that must not be overheard."""
+    credentials = credentials or grpc.ssl_channel_credentials()
+    return grpc.secure_channel(target(endpoint), credentials, options=options(emulated=False))
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a call ended that brought no message."""
+
+    code: str  # "UNAVAILABLE"
+    details: str
+    from_service: bool  # whether the service itself said so, rather than the client's library
+    trailers: dict[str, str | bytes]
+
+    @classmethod
+    def of(cls, error: grpc.RpcError) -> Status:
+        """Read an error that a stub raised. A service's own status comes with trailing metadata, the library's own without."""
+        code, trailers = error.code(), dict(error.trailing_metadata() or ())
+        return cls(code.name if code else "UNKNOWN", error.details() or "", bool(trailers), trailers)
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether the request may have been answered all the same."""
+        if self.from_service or self.code not in _MADE_HERE_TOO:
+            return False
+        return not any(never in self.details for never in _NEVER_SENT)
+
+    def error(self, kind: ErrorKind | None = None, *secrets: str, retry_after: float | None = None) -> ProviderError:
+        """The typed error; ``kind`` where the adapter knows more than the code says."""
+        return ProviderError(
+            kind or KINDS.get(self.code, ErrorKind.PROTOCOL),
+            redact(f"{self.code}: {self.details}" if self.details else self.code, *secrets),
+            code=self.code,
+            retry_after=retry_after,
+            uncertain=self.uncertain,
+        )

@@ -1,0 +1,30 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+DEFAULT_SURROGATES = ("tf_efficientnet_lite0", "tf_efficientnet_lite1")
+MAX_SIDE = click.option(
+    "--max-side",
+    type=click.IntRange(32, 8192),
+    default=512,
+    show_default=True,
+    help="Shrink photographs to this longest side on import. Everything later refers to those pixels.",
+)
+THREADS = click.option(
+    "--threads", type=click.IntRange(1, 256), help="CPU threads to compute with.  [default: all cores]"
+)
+DEFAULT_TARGET = "tf_efficientnet_lite2"
+TARGET = click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="NAME|PROVIDER=NAME",
+    help=f"The emulator's network, for all providers or for one; repeat for several.  [default: {DEFAULT_TARGET}]",
+)
+DEVICE = click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1, mps.")
