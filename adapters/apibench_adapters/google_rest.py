@@ -1,0 +1,102 @@
+"""Google Cloud Vision over HTTP: the SDK's REST transport, whose session neither retries nor follows redirects.
+
+The session is a private member of the transport (``_session``), and so is what makes it send a request again after a 401
+(``_max_refresh_attempts``); there is no public way to either. Imports the SDK.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from google.auth.exceptions import GoogleAuthError
+from google.cloud.vision_v1 import ImageAnnotatorClient
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import NewConnectionError
+
+from apibench.query.contract import ErrorKind, ProviderError, ProviderOptions
+from apibench_adapters import google_errors
+from apibench_adapters.common import redact
+
+
+class _Call(threading.local):
+    """What came over the wire for the call that this thread makes: nothing yet, or a status, headers and a body."""
+
+    status: int = 0
+    raw: bytes | None = None
+    retry_after: str | None = None
+
+
+class RestConnection:
+    """The SDK finds the host, unless an endpoint is given, and a client's certificate, if the user has one."""
+
+    def __init__(self, options: ProviderOptions, credentials: Any) -> None:
+        self._timeout = options.timeout
+        self._credentials = credentials
+        self._call = _Call()
+        self._client: Any = ImageAnnotatorClient(
+            credentials=credentials,
+            transport="rest",
+            client_options={"api_endpoint": options.endpoint.rstrip("/")} if options.endpoint else None,
+        )
+        session = _session(self._client.transport)
+        session._max_refresh_attempts = 0  # else it sends a request again after a 401, up to twice
+        session.max_redirects = 0  # an image and a key go where they were sent, and nowhere else
+        session.hooks["response"].append(self._keep)
+        if not session.is_mtls:  # an adapter with a client's certificate stays
+            for prefix in ("https://", "http://"):
+                session.mount(prefix, HTTPAdapter(pool_connections=1, pool_maxsize=options.concurrency, max_retries=0))
+        if options.emulated:
+            session.trust_env = False  # no proxy, no .netrc, no bundle of certificates
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self._client.transport.host).hostname or ""
+
+    def ask(self, request: dict[str, Any], images: int) -> bytes | ProviderError:
+        call = self._call
+        call.__dict__.clear()
+        failure: Exception = RuntimeError("no reply")
+        try:
+            self._client.batch_annotate_images(request=request, retry=None, timeout=self._timeout)
+        except Exception as error:  # noqa: BLE001 - it raises what it likes on a strange reply
+            failure = error
+        secret = getattr(self._credentials, "token", None) or ""
+        if call.status not in (0, 200):
+            return google_errors.of_reply(call.status, call.raw or b"", images, call.retry_after, secret)
+        # Whatever the SDK made of it: a body that came is read by ours.
+        return call.raw if call.raw is not None else _from_sdk(failure, secret)
+
+    def _keep(self, response: requests.Response, **_: Any) -> None:
+        self._call.status = response.status_code
+        self._call.retry_after = response.headers.get("Retry-After")
+        self._call.raw = response.content  # raises where the connection breaks within the body
+
+    def close(self) -> None:
+        self._client.transport.close()
+
+
+def _session(transport: Any) -> Any:
+    session = getattr(transport, "_session", None)
+    if session is None or not hasattr(session, "_max_refresh_attempts"):
+        raise RuntimeError("this google-cloud-vision is made otherwise than it was, and may retry; use transport=grpc")
+    return session
+
+
+def _from_sdk(error: Exception, *secrets: str) -> ProviderError:
+    """No reply. Uncertain where the request may have reached the service."""
+    if isinstance(error, GoogleAuthError):
+        return google_errors.of_credentials(error, *secrets)
+    message = redact(f"{type(error).__name__}: {error}", *secrets)
+    if isinstance(error, requests.RequestException | OSError):
+        return ProviderError(ErrorKind.TRANSIENT, message, uncertain=not _never_connected(error))
+    return ProviderError(ErrorKind.PROTOCOL, message, uncertain=True)
+
+
+def _never_connected(error: Exception) -> bool:
+    if isinstance(error, requests.ConnectTimeout | requests.exceptions.ProxyError):
+        return True
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    return isinstance(reason, NewConnectionError) or "CERTIFICATE_VERIFY_FAILED" in str(error)
