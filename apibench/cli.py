@@ -25,7 +25,7 @@ def cli() -> None:
       generate   photographs       -> adversarial images, by attacking public classifiers
       purify     images            -> images smoothed by a purifier (gaussian, ncis, jpeg)
       query      images            -> stored responses of a provider (or of the local emulator)
-      report     stored responses  -> tables and a picture
+      report     stored responses  -> tables, a picture and an HTML page
       run        a recipe (TOML)   -> all of it
 
     \b
@@ -398,7 +398,7 @@ def emulate(
 @click.option("--out", required=True, type=FOLDER, metavar="DIR", help="Where the report goes.")
 @click.option("--campaign", metavar="NAME", help="Only this campaign.  [default: all, each in its own rows]")
 def report(store: Path, out: Path, campaign: str | None) -> ExitCode:
-    """Write tables (Markdown, CSV) and a picture from stored responses. Needs no network.
+    """Write tables (Markdown, CSV), a picture and an HTML page from stored responses. Needs no network.
 
     \b
     apibench report --store aws.sqlite --out report
@@ -407,7 +407,7 @@ def report(store: Path, out: Path, campaign: str | None) -> ExitCode:
 
     written = write_report(store, out, campaign)
     click.echo(written.main_table)
-    click.echo(f"report: {written.report}")
+    click.echo(f"report: {written.report}\npage:   {written.page}")
     return ExitCode.DONE
 
 
@@ -441,7 +441,7 @@ def run(recipe: str, images: str | None, out: Path | None, dry_run: bool, thread
     runs.check(loaded)
     result = runs.run(loaded, click.echo)
     click.echo("\n" + result.main_table)
-    click.echo(f"store:  {result.store}\nreport: {result.report}")
+    click.echo(f"store:  {result.store}\nreport: {result.report}\npage:   {result.page}")
     list_failed([("", problem) for problem in result.problems], 0)
     return result.exit_code
 

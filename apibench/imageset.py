@@ -115,13 +115,18 @@ def decode_png(data: bytes) -> Pixels:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write, sync and rename, so that ``path`` is either absent, or old, or whole. Raises ApibenchError on a full disk."""
+    write_pieces(path, [data])
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+    """The same for what is made while it is written, and need not be in memory whole."""
     # The temporary name must not end in .png: a reader globbing for images must never meet half of one.
     handle, temporary = -1, ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)

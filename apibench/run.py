@@ -28,6 +28,7 @@ class RunResult:
 
     store: Path
     report: Path | None = None
+    page: Path | None = None
     main_table: str = ""
     problems: list[str] = field(default_factory=list)
     codes: list[ExitCode] = field(default_factory=list)
@@ -153,7 +154,7 @@ def run(recipe: Recipe, say: Say) -> RunResult:
     from apibench.report import write_report
 
     written = write_report(result.store, recipe.folder / "report", recipe.query.campaign)
-    result.report, result.main_table = written.report, written.main_table
+    result.report, result.page, result.main_table = written.report, written.page, written.main_table
     return result
 
 

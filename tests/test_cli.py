@@ -78,7 +78,7 @@ def test_a_whole_run_and_a_second_one_that_does_nothing(folder: Path, tmp_path: 
     assert "EMULATED" in said
     assert "pypi:tf_efficientnet_lite2" in said
     out = tmp_path / "reports" / "small"
-    for name in ("report.md", "table.csv", "noise.csv", "picture.png"):
+    for name in ("report.md", "table.csv", "noise.csv", "picture.png", "index.html"):
         assert (out / "report" / name).stat().st_size > 0
     with sqlite3.connect(out / "store.sqlite") as store:
         assert store.execute("SELECT COUNT(*), COUNT(DISTINCT sha256) FROM responses").fetchone() == (12, 12)
@@ -92,6 +92,31 @@ def test_a_whole_run_and_a_second_one_that_does_nothing(folder: Path, tmp_path: 
     assert files(out / "report") == report
     assert apibench("run", "r.toml", "--dry-run") == 0
     assert "12 stored, 0 calls to send" in capsys.readouterr().out
+
+
+def test_four_vendors_with_a_network_each_and_the_table_names_it(folder: Path, tmp_path: Path, capsys: Streams) -> None:
+    vendors = ["aws", "azure", "clarifai", "google"]
+    text = RECIPE.format(folder=folder).replace("[query]", f"[query]\nproviders = {json.dumps(vendors)}")
+    own = '[emulator.target]\ngoogle = "tf_efficientnet_lite1"\naws = "tf_efficientnet_lite2"'
+    (tmp_path / "r.toml").write_text(text.partition("[emulator]")[0] + own)
+    assert apibench("run", "r.toml") == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    for name in vendors:
+        assert f"query: {name}: 12 answered with 12 calls" in said.out
+    rows = [line.split(" | ") for line in said.out.splitlines() if line.startswith("| ")]
+    networks = {row[0].strip("| "): row[1].strip() for row in rows[2:]}
+    assert networks == {
+        "AWS Rekognition (emulated)": "pypi:tf_efficientnet_lite2",
+        "Azure Computer Vision (emulated)": "pypi:tf_efficientnet_lite2",
+        "Clarifai (emulated)": "pypi:tf_efficientnet_lite2",
+        "Google Cloud Vision (emulated)": "pypi:tf_efficientnet_lite1",
+    }
+    page = (tmp_path / "reports" / "small" / "report" / "index.html").read_text()
+    assert all(name in page for name in networks)
+    assert "EMULATED" in page
+    assert apibench("run", "r.toml") == 0
+    assert capsys.readouterr().out.count("0 answered with 0 calls, 12 were stored") == 4
 
 
 def test_generate_killed_and_started_again_ends_with_the_same_bytes(folder: Path, tmp_path: Path) -> None:
@@ -177,6 +202,39 @@ def test_without_credentials_nothing_is_done(folder: Path, capsys: Streams, monk
     assert "3 calls to send (about $0.00" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("provider", "variables", "extra"),
+    [
+        ("azure", ("VISION_ENDPOINT", "VISION_KEY"), {}),
+        ("azure", ("VISION_KEY",), {"VISION_ENDPOINT": "https://x.cognitiveservices.azure.com"}),
+        ("clarifai", ("CLARIFAI_PAT",), {}),
+        ("google", ("GOOGLE_API_KEY",), {"NO_GCE_CHECK": "true", "CLOUDSDK_CONFIG": "/nonexistent"}),
+    ],
+)
+def test_each_vendor_says_which_keys_it_lacks(
+    folder: Path,
+    tmp_path: Path,
+    capsys: Streams,
+    monkeypatch: pytest.MonkeyPatch,
+    provider: str,
+    variables: tuple[str, ...],
+    extra: dict[str, str],
+) -> None:
+    for name in (*variables, "GOOGLE_APPLICATION_CREDENTIALS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in extra.items():
+        monkeypatch.setenv(name, value)
+    words = ["query", "--provider", provider, "--images", str(folder), "--store", "s.sqlite"]
+    assert apibench(*words) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    for name in variables:
+        assert name in said
+    assert not list(tmp_path.glob("s.sqlite*")), "not even a store is made"
+    assert apibench(*words, "--dry-run") == 0, "a dry run needs no keys"
+    assert "3 calls to send (about $0.00" in capsys.readouterr().out
+
+
 def test_a_broken_photograph_is_listed_and_the_rest_is_complete(folder: Path, tmp_path: Path, capsys: Streams) -> None:
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 truncated")
     assert apibench("purify", "--images", str(folder), "--out", "pure", "--purifier", "gaussian") == 3
@@ -207,6 +265,17 @@ def test_a_broken_photograph_is_listed_and_the_rest_is_complete(folder: Path, tm
         (["run", "photos/labels.csv"], "labels.csv"),
         (["emulate", "--target", "timm:nosuch"], "nosuch"),
         (["emulate", "--fault", "flood=1"], "flood"),
+        (["emulate", "--provider", "azur"], "no provider azur"),
+        (["emulate", "--target", "azur=tf_efficientnet_lite2"], "azur=tf_efficientnet_lite2"),
+        (
+            ["query", "--provider", "google", "--images", "photos", "--store", "s", "--setting", "transport=x"],
+            "transport",
+        ),
+        (
+            ["query", "--provider", "azure", "--images", "photos", "--store", "s", "--setting", "language=xx"],
+            "language",
+        ),
+        (["query", "--provider", "clarifai", "--images", "photos", "--store", "s", "--target", "x=y"], "x=y"),
         (["nosuch"], "nosuch"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,

@@ -422,7 +422,8 @@ def test_running_twice_gives_the_same_bytes(with_files: Path, tmp_path: Path) ->
     write_report(with_files, tmp_path / "one")
     write_report(with_files, tmp_path / "two")
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
-    assert set(contents(tmp_path / "one")) == {"report.md", "table.csv", "noise.csv", "answers.csv", "picture.png"}
+    names = {"report.md", "index.html", "table.csv", "noise.csv", "answers.csv", "picture.png"}
+    assert set(contents(tmp_path / "one")) == names
     assert with_files.read_bytes() == before
     report = (tmp_path / "one" / "report.md").read_text(encoding="utf-8")
     assert str(tmp_path) not in report

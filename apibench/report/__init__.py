@@ -1,4 +1,4 @@
-"""Reports: a response store in, tables and a picture out. Everything is computed from the store and the files it names."""
+"""Reports: a response store in, tables, a picture and a page out. All is computed from the store and the files it names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from apibench.errors import ApibenchError
 from apibench.imageset import write_atomically
-from apibench.report import compare, document, frames, tables
+from apibench.report import compare, document, frames, page, tables
 from apibench.report.picture import Files, draw
 
 __all__ = ["ReportFiles", "main_table", "write_report"]
@@ -16,13 +16,17 @@ __all__ = ["ReportFiles", "main_table", "write_report"]
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """What was written. ``picture`` is None where the image files are not at hand. ``main_table`` is for a terminal."""
+    """What was written. ``picture`` is None where the image files are not at hand. ``main_table`` is for a terminal.
+
+    ``page`` is for a browser: one file that needs no other, and no network.
+    """
 
     report: Path
     table: Path
     noise: Path
     answers: Path
     picture: Path | None
+    page: Path
     main_table: str
 
 
@@ -32,7 +36,7 @@ def main_table(store: Path, campaign: str | None = None) -> str:
 
 
 def write_report(store: Path, out: Path, campaign: str | None = None) -> ReportFiles:
-    """Write ``report.md``, ``table.csv``, ``noise.csv``, ``answers.csv`` and ``picture.png`` into the folder ``out``.
+    """Write ``report.md``, ``index.html``, ``table.csv``, ``noise.csv``, ``answers.csv`` and ``picture.png`` into ``out``.
 
     All campaigns of the store, each in rows of its own, or the one named. The same store and images give the same bytes.
     Raises ApibenchError where the store cannot be read, or ``out`` cannot be written.
@@ -56,6 +60,7 @@ def write_report(store: Path, out: Path, campaign: str | None = None) -> ReportF
         contents["picture.png"] = picture.png
     # The document comes last: where it is, what it refers to is there too.
     contents["report.md"] = text.encode()
+    page.write(out / "index.html", groups, rows, files)
     for name, data in contents.items():
         write_atomically(out / name, data)
     if picture is None:
@@ -67,6 +72,7 @@ def write_report(store: Path, out: Path, campaign: str | None = None) -> ReportF
         noise=out / "noise.csv",
         answers=out / "answers.csv",
         picture=out / "picture.png" if picture is not None else None,
+        page=out / "index.html",
         main_table=tables.main_table(rows),
     )
 

@@ -41,14 +41,22 @@ class Files:
 
     def __init__(self, store: Path, images: pd.DataFrame) -> None:
         self._root = store.parent
-        self._found = {
-            (row["attack"], row["purifier"], row["source"]): (row["folder"], row["file"], row["sha256"])
-            for row in reversed(images.to_dict("records"))  # of several files for one image, the first stays
-        }
+        self._found: dict[tuple[str, str, str], list[tuple[object, object, str]]] = {}
+        for row in images.to_dict("records"):
+            key = (row["attack"], row["purifier"], row["source"])
+            self._found.setdefault(key, []).append((row["folder"], row["file"], row["sha256"]))
 
-    def pixels(self, attack: str, purifier: str, source: str) -> Pixels | None:
-        """(H, W, 3) uint8; None where there is no such file, or it is not the one of the store."""
-        folder, file, sha256 = self._found.get((attack, purifier, source), (None, None, None))
+    def pixels(self, attack: str, purifier: str, source: str, sha256: str | None = None) -> Pixels | None:
+        """(H, W, 3) uint8; None where there is no such file, or it is not the one of the store.
+
+        Of several files for one image, the first, or the one that was sent with that ``sha256``.
+        """
+        for folder, file, expected in self._found.get((attack, purifier, source), []):
+            if sha256 is None or sha256 == expected:
+                return self._read(folder, file, expected)
+        return None
+
+    def _read(self, folder: object, file: object, sha256: str) -> Pixels | None:
         if not isinstance(folder, str) or not isinstance(file, str) or Path(file).name != file:
             return None
         try:
@@ -56,6 +64,13 @@ class Files:
             return decode_png(data) if hashlib.sha256(data).hexdigest() == sha256 else None
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             return None
+
+
+def difference(clean: Pixels, adversarial: Pixels) -> tuple[Pixels, tuple[str, str]]:
+    """What the attack added, amplified around grey (128: nothing), and how much that is in words. The shapes are the same."""
+    noise = adversarial.astype(np.int16) - clean
+    words = (f"at most {int(np.abs(noise).max())} of 255", f"mean {text.number(float(noise.mean()), 2)}")
+    return np.clip(128 + AMPLIFY * noise, 0, 255).astype(np.uint8), words
 
 
 @dataclass(frozen=True)
@@ -125,12 +140,10 @@ def _panels(group: Answers, files: Files, attack: str, purifiers: Sequence[str],
     clean, adversarial = files.pixels("clean", NONE, source), files.pixels(attack, NONE, source)
     if clean is None or adversarial is None or clean.shape != adversarial.shape:
         return None
-    noise = adversarial.astype(np.int16) - clean
-    amplified = np.clip(128 + AMPLIFY * noise, 0, 255).astype(np.uint8)
     panels = [
         Panel(clean, _said(group.labels("clean", NONE, source), "answered")),
         Panel(adversarial, _says(group, attack, NONE, source), group.flag(attack, NONE, source)),
-        Panel(amplified, (f"at most {int(np.abs(noise).max())} of 255", f"mean {text.number(float(noise.mean()), 2)}")),
+        Panel(*difference(clean, adversarial)),
     ]
     for purifier in purifiers:
         pixels = files.pixels(attack, purifier, source)

@@ -1,9 +1,10 @@
-"""The tables of a report, in Markdown for people and in CSV for programs."""
+"""The tables of a report, in Markdown for people and in CSV for programs; the HTML page shows the same cells and captions."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from io import StringIO
 
 from apibench import metrics, text
@@ -12,49 +13,96 @@ from apibench.report.frames import epsilon
 
 Cell = str | int | float | None
 
-_EMULATED = "**EMULATED: answered by {networks}, not by a vendor.** Rows that share a network are not independent."
-_CUSTOM = "**CUSTOM: answered by an endpoint that is not the vendor's own.**"
-_LIVE = "Live: answered by the vendors' own hosts."
+NOTHING = "Nothing can be compared yet: no variant has an answer beside an answered clean image."
+# What the columns of the main table are; *…* is emphasis.
+COLUMNS = (
+    "Agreement is the share of images whose first label is the one the same provider gave the clean image, as it is. "
+    "*Clean*: clean images, purified. *Attacked*: adversarial images as they are. *Purified*: adversarial images, purified. "
+    "*Recovery*: (purified − attacked) / (1 − attacked), over the images of which both are known, only where attacked is at "
+    "most 90 %; it is not clipped. *Cost*: 100 − clean. In brackets the 95 % interval (Wilson's; of recovery, a paired "
+    "bootstrap over images), then the number of images. The attack does not know the purifier."
+)
 
 
 # --- who answered ---
 
 
-def origin_caption(groups: Iterable[Group]) -> str:
-    """Who answered, for all that a table shows. Every table has it."""
+@dataclass(frozen=True)
+class Origin:
+    """Who answered, in plain text not yet escaped: ``loud`` where it was not a vendor."""
+
+    loud: str
+    rest: str
+
+
+def origins(groups: Iterable[Group]) -> list[Origin]:
+    """Who answered, for all that a table shows."""
     found = list(groups)
     networks = sorted({group.network or "an unnamed network" for group in found if group.origin == "emulated"})
     lines = []
     if networks:
-        lines.append(_EMULATED.format(networks=", ".join(map(text.markdown, networks))))
-    lines += [_CUSTOM] * any(group.origin == "custom" for group in found)
-    lines += [_LIVE] * any(group.origin == "live" for group in found)
-    return " ".join(lines)
+        names = ", ".join(map(text.plain, networks))
+        lines.append(
+            Origin(f"EMULATED: answered by {names}, not by a vendor.", "Rows that share a network are not independent.")
+        )
+    if any(group.origin == "custom" for group in found):
+        lines.append(Origin("CUSTOM: answered by an endpoint that is not the vendor's own.", ""))
+    if any(group.origin == "live" for group in found):
+        lines.append(Origin("", "Live: answered by the vendors' own hosts."))
+    return lines
+
+
+def origin_caption(groups: Iterable[Group]) -> str:
+    """The same in Markdown. Every table has it."""
+    parts = [(f"**{text.markdown(one.loud)}**" if one.loud else "", one.rest) for one in origins(groups)]
+    return " ".join(part for both in parts for part in both if part)
 
 
 class Naming:
-    """The columns that say whose row it is: only those that tell rows of this table apart."""
+    """The columns that say whose row it is: those that tell rows of this table apart, and the network behind an emulated one."""
 
     def __init__(self, groups: Iterable[Group]) -> None:
         found = set(groups)
         self.campaign = len({group.campaign for group in found}) > 1
-        self.answered_by = len({group.model_version for group in found}) > 1
+        emulated = any(group.origin == "emulated" for group in found)
+        self.answered_by = emulated or len({group.model_version for group in found}) > 1
         self.settings = len({(g.provider, g.settings) for g in found}) > len({g.provider for g in found})
 
     def head(self) -> list[str]:
         extra = [("Campaign", self.campaign), ("Answered by", self.answered_by), ("Settings", self.settings)]
         return ["Provider", *(name for name, shown in extra if shown)]
 
-    def cells(self, group: Group) -> list[str]:
-        origin = "" if group.origin == "live" else f" ({text.markdown(group.origin, 20)})"
-        cells = [text.markdown(group.title, 40) + origin]
+    def names(self, group: Group) -> list[str]:
+        """The cells of those columns as plain text, not yet escaped."""
+        origin = "" if group.origin == "live" else f" ({text.plain(group.origin, 20)})"
+        names = [text.plain(group.title, 40) + origin]
         if self.campaign:
-            cells.append(text.markdown(group.campaign, 40))
+            names.append(text.plain(group.campaign, 40))
         if self.answered_by:
-            cells.append(text.markdown(group.network or group.model_version or "not said", 60))
+            names.append(text.plain(group.network or group.model_version or "not said", 60))
         if self.settings:
-            cells.append(text.markdown(group.settings, 120))
-        return cells
+            names.append(text.plain(group.settings, 120))
+        return names
+
+    def cells(self, group: Group) -> list[str]:
+        return [text.markdown(name) for name in self.names(group)]
+
+
+# --- the main table ---
+
+SHARES = 5  # the last columns of the main table: shares in per cent, with "[low, high]" and "k/n"
+
+
+def main_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Head and body of the API benchmark table as plain text, not yet escaped."""
+    naming = Naming(row.group for row in rows)
+    head = [*naming.head(), "Attack", "Purifier", "Clean, %", "Attacked, %", "Purified, %", "Recovery, %", "Cost, %"]
+    body = []
+    for row in rows:
+        clean = "100 (by definition)" if row.purifier == NONE else share(row.clean)
+        about = [*naming.names(row.group), _attack(row), text.plain(row.purifier, 40)]
+        body.append([*about, clean, share(row.attacked), share(row.purified), recovery(row), cost(row)])
+    return head, body
 
 
 # --- Markdown ---
@@ -63,37 +111,15 @@ class Naming:
 def main_table(rows: Sequence[Row]) -> str:
     """The API benchmark table with its caption. In per cent; ``[low, high]`` is the 95 % interval, then k/n images."""
     if not rows:
-        return "Nothing can be compared yet: no variant has an answer beside an answered clean image."
-    naming = Naming(row.group for row in rows)
-    head = [*naming.head(), "Attack", "Purifier", "Clean, %", "Attacked, %", "Purified, %", "Recovery, %", "Cost, %"]
-    body = []
-    for row in rows:
-        clean = "100 (by definition)" if row.purifier == NONE else _share(row.clean)
-        body.append(
-            [
-                *naming.cells(row.group),
-                _attack(row),
-                text.markdown(row.purifier, 40),
-                clean,
-                _share(row.attacked),
-                _share(row.purified),
-                _recovery(row),
-                _cost(row),
-            ]
-        )
-    first = len(head) - 5
+        return NOTHING
+    head, cells = main_cells(rows)
+    first = len(head) - SHARES
+    body = [[*map(text.markdown, row[:first]), *row[first:]] for row in cells]
     return text.table(head, body, right=range(first, len(head))) + "\n\n" + caption(row.group for row in rows)
 
 
 def caption(groups: Iterable[Group]) -> str:
-    return (
-        f"{origin_caption(groups)}\n\n"
-        "Agreement is the share of images whose first label is the one the same provider gave the clean image, as it is. "
-        "*Clean*: clean images, purified. *Attacked*: adversarial images as they are. *Purified*: adversarial images, purified. "
-        "*Recovery*: (purified − attacked) / (1 − attacked), over the images of which both are known, only where attacked is at "
-        "most 90 %; it is not clipped. *Cost*: 100 − clean. In brackets the 95 % interval (Wilson's; of recovery, a paired "
-        "bootstrap over images), then the number of images. The attack does not know the purifier."
-    )
+    return f"{origin_caption(groups)}\n\n{COLUMNS}"
 
 
 def change_table(rows: Sequence[Row]) -> str:
@@ -110,7 +136,7 @@ def change_table(rows: Sequence[Row]) -> str:
         body.append(
             [
                 *naming.cells(row.group),
-                _attack(row),
+                text.markdown(_attack(row)),
                 text.markdown(row.purifier, 40),
                 str(paired.n),
                 str(paired.after_only),
@@ -137,7 +163,9 @@ def bounds_table(rows: Sequence[Row]) -> str:
                 continue
             share = agreement.top1
             cells = [name, str(share.left_out), text.percent(share.worst), text.percent(share.best)]
-            body.append([*naming.cells(row.group), _attack(row), text.markdown(row.purifier, 40), *cells])
+            body.append(
+                [*naming.cells(row.group), text.markdown(_attack(row)), text.markdown(row.purifier, 40), *cells]
+            )
     if not body:
         return ""
     head = [*naming.head(), "Attack", "Purifier", "Column", "Left out", "Worst case, %", "Best case, %"]
@@ -149,15 +177,15 @@ def bounds_table(rows: Sequence[Row]) -> str:
 
 
 def _attack(row: Row) -> str:
-    return "–" if row.attack is None else text.markdown(row.attack, 40)
+    return "–" if row.attack is None else text.plain(row.attack, 40)
 
 
-def _share(agreement: Agreement | None) -> str:
-    share = agreement.top1 if agreement else None
-    return "–" if share is None or not share.n else f"{_bounds(share)} {share.k}/{share.n}"
+def share(agreement: Agreement | None) -> str:
+    found = agreement.top1 if agreement else None
+    return "–" if found is None or not found.n else f"{_bounds(found)} {found.k}/{found.n}"
 
 
-def _cost(row: Row) -> str:
+def cost(row: Row) -> str:
     return "–" if row.cost is None or not row.cost.n else _bounds(row.cost)
 
 
@@ -166,7 +194,7 @@ def _bounds(share: metrics.Proportion) -> str:
     return f"{text.percent(share.value)} [{text.percent(interval.low)}, {text.percent(interval.high)}]"
 
 
-def _recovery(row: Row) -> str:
+def recovery(row: Row) -> str:
     found = row.recovery
     if found is None:
         return "–"
