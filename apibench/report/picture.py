@@ -198,7 +198,7 @@ def _compose(group: Answers, attack: str, heads: Sequence[str], rows: Sequence[t
 
 def _foot(group: Answers, attack: str) -> str:
     about = group.group
-    who = {"emulated": f"EMULATED: answered by {about.network or 'an unnamed network'}, not by a vendor"}.get(
+    who = {"emulated": f"EMULATED: answered by {about.answered_by}, not by a vendor"}.get(
         about.origin, "live" if about.origin == "live" else f"origin: {about.origin}"
     )
     bound = "" if epsilon(attack) is None else f"; bound {epsilon(attack)} of 255"

@@ -38,7 +38,7 @@ class Origin:
 def origins(groups: Iterable[Group]) -> list[Origin]:
     """Who answered, for all that a table shows."""
     found = list(groups)
-    networks = sorted({group.network or "an unnamed network" for group in found if group.origin == "emulated"})
+    networks = sorted({group.answered_by for group in found if group.origin == "emulated"})
     lines = []
     if networks:
         names = ", ".join(map(text.plain, networks))
@@ -79,7 +79,7 @@ class Naming:
         if self.campaign:
             names.append(text.plain(group.campaign, 40))
         if self.answered_by:
-            names.append(text.plain(group.network or group.model_version or "not said", 60))
+            names.append(text.plain(group.answered_by, 60))
         if self.settings:
             names.append(text.plain(group.settings, 120))
         return names
