@@ -39,7 +39,7 @@ class Group:
         """Who answered, in a table's words: of a checkpoint its file's name and hash; its options stand in the provenance."""
         unnamed = "an unnamed network" if self.origin == "emulated" else "not said"
         name = self.network or self.model_version or unnamed
-        checkpoint = re.fullmatch(r"file:[^=]+=([^?#]+)(?:\?[^#]*)?(#[0-9a-f]+)", name)
+        checkpoint = re.fullmatch(r"file:[^=]+=([^?#]+)(?:\?[^#]*)?(#[0-9a-f]{8})[0-9a-f]*", name)
         return "".join(checkpoint.groups()).replace(".safetensors#", "#") if checkpoint else name
 
 
