@@ -9,9 +9,9 @@ from typing import NoReturn
 
 import click
 
-from apibench import __version__
+from apibench import __version__, defaults
 from apibench.errors import ApibenchError, ExitCode
-from apibench.options import DEFAULT_SURROGATES, DEFAULT_TARGET, DEVICE, FILE, FOLDER, MAX_SIDE, TARGET, THREADS
+from apibench.options import DEVICE, FILE, FOLDER, MAX_SIDE, TARGET, THREADS
 from apibench.terminal import beside, list_failed, parse_settings, parse_targets, run_command, use_threads
 
 
@@ -47,7 +47,7 @@ def cli() -> None:
     "surrogates",
     multiple=True,
     metavar="NAME",
-    default=DEFAULT_SURROGATES,
+    default=defaults.SURROGATES,
     show_default=True,
     help="A classifier to attack; repeat for an ensemble. pypi:NAME, timm:NAME or file:ARCH=PATH[?mean=..&std=..].",
 )
@@ -298,7 +298,7 @@ def query(
         provider=provider,
         campaign=campaign,
         emulated=emulated,
-        target=parse_targets(targets, registry.names(), DEFAULT_TARGET).get(provider, DEFAULT_TARGET),
+        target=parse_targets(targets, registry.names(), defaults.TARGET).get(provider, defaults.TARGET),
         endpoint=endpoint,
         max_calls=max_calls,
         concurrency=concurrency,
@@ -377,7 +377,7 @@ def emulate(
     served = providers or vendors.available()
     vendors.check(served)
     with Emulator(
-        parse_targets(targets, served, DEFAULT_TARGET),
+        parse_targets(targets, served, defaults.TARGET),
         providers=served,
         port=port,
         grpc_port=grpc_port,

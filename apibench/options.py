@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
+from apibench import defaults
+
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
-DEFAULT_SURROGATES = ("tf_efficientnet_lite0", "tf_efficientnet_lite1")
 MAX_SIDE = click.option(
     "--max-side",
     type=click.IntRange(32, 8192),
@@ -19,12 +20,11 @@ MAX_SIDE = click.option(
 THREADS = click.option(
     "--threads", type=click.IntRange(1, 256), help="CPU threads to compute with.  [default: all cores]"
 )
-DEFAULT_TARGET = "tf_efficientnet_lite2"
 TARGET = click.option(
     "--target",
     "targets",
     multiple=True,
     metavar="NAME|PROVIDER=NAME",
-    help=f"The emulator's network, for all providers or for one; repeat for several.  [default: {DEFAULT_TARGET}]",
+    help=f"The emulator's network, for all providers or for one; repeat for several.  [default: {defaults.TARGET}]",
 )
 DEVICE = click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1, mps.")

@@ -9,13 +9,12 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from apibench import data
+from apibench import data, defaults
 from apibench.errors import ApibenchError
 
 # Names that become parts of file names and of table rows.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 VENDORS = ("aws", "azure", "clarifai", "google")
-DEFAULT_TARGET = "tf_efficientnet_lite2"
 
 
 V = TypeVar("V", list[int], list[str], list[int] | list[str])
@@ -51,7 +50,7 @@ class Generate(Section):
     epsilon: list[Annotated[int, Field(ge=1, le=255)]] = Field(default=[16], min_length=1)
     steps: int = Field(default=10, ge=1, le=10_000)
     seed: int = Field(default=0, ge=0)
-    surrogates: list[str] = Field(default=["tf_efficientnet_lite0", "tf_efficientnet_lite1"], min_length=1)
+    surrogates: list[str] = Field(default=list(defaults.SURROGATES), min_length=1)
 
     @field_validator("epsilon", "surrogates")
     @classmethod
@@ -86,10 +85,10 @@ class Query(Section):
 class Emulator(Section):
     """The network that answers in the vendors' place, or one for each of them; no surrogate of the attack may be the same."""
 
-    target: str | dict[str, str] = DEFAULT_TARGET
+    target: str | dict[str, str] = defaults.TARGET
 
     def target_of(self, provider: str) -> str:
-        return self.target if isinstance(self.target, str) else self.target.get(provider, DEFAULT_TARGET)
+        return self.target if isinstance(self.target, str) else self.target.get(provider, defaults.TARGET)
 
 
 class Recipe(Section):

@@ -80,7 +80,7 @@ def list_failed(failed: Sequence[tuple[str, str]], ignored: int) -> ExitCode:
 
 def run_command(command: Callable[..., Any], arguments: Sequence[str] | None) -> int:
     """Run a click command; its exit code. A user's mistake is told in a few lines, never by a traceback."""
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # its core tells of every connection that ends, on standard error
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its core tells of connections and ports on standard error
     try:
         code = command(args=arguments, prog_name="apibench", standalone_mode=False)
         return int(code) if isinstance(code, int) else ExitCode.DONE

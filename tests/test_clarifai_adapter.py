@@ -220,7 +220,7 @@ def test_the_default_settings_are_the_public_model_and_all_that_it_says() -> Non
         {"models": "x"},
         {"model": ""},
         {"model": "a/b"},
-        {"model": 7},
+        {"model": 7.5},
         {"model_version": "a b"},
         {"user_id": "x\n"},
         {"app_id": ""},
@@ -237,6 +237,11 @@ def test_the_default_settings_are_the_public_model_and_all_that_it_says() -> Non
 def test_wrong_settings_are_named(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         adapter.settings(ProviderOptions(settings=wrong))
+
+
+def test_an_id_of_digits_is_an_id() -> None:
+    """The command line takes --setting user_id=12345 for a number."""
+    assert adapter.settings(ProviderOptions(settings={"user_id": 12345}))["user_id"] == "12345"
 
 
 def test_threads_get_their_own_answers() -> None:

@@ -416,7 +416,7 @@ def test_the_session_is_looked_for_where_it_is() -> None:
     """It is private: an SDK made otherwise is an error, and not one that silently sends again."""
     from apibench_adapters.google_rest import _session
 
-    with pytest.raises(RuntimeError, match="transport=grpc"):
+    with pytest.raises(ProviderError, match="transport=grpc"):
         _session(object())
 
 
@@ -579,6 +579,19 @@ def test_a_real_key_goes_in_a_header_over_http() -> None:
     assert "Authorization" not in call.request.headers
     assert KEY not in call.request.url
     assert json.loads(call.request.body)["requests"][0]["features"] == [{"type": 4, "maxResults": 10}]
+
+
+def test_a_password_in_the_users_netrc_stays_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """requests would put it in the Authorization header: beside a key, and in a token's place."""
+    (tmp_path / "netrc").write_text("default login someone password s3cr3t\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with responses.RequestsMock() as mock:
+        mock.post(URL, json=GOOD)
+        provider = real("rest")
+        (outcome,) = provider.label([IMAGE])
+        provider.close()
+        assert isinstance(outcome, Answer), outcome
+        assert "Authorization" not in mock.calls[0].request.headers
 
 
 def test_a_real_key_goes_in_metadata_over_grpc(monkeypatch: pytest.MonkeyPatch) -> None:

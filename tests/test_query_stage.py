@@ -107,11 +107,12 @@ def test_without_credentials_not_even_a_store_is_made(
 def test_two_endpoints_of_ones_own_are_two_providers(
     provider: FakeProvider, clean_set: ImageSet, tmp_path: Path
 ) -> None:
-    for endpoint in ("https://a.example", "https://b.example"):
-        provider.host = endpoint.removeprefix("https://")
+    for endpoint in ("https://a.example", "https://b.example", "https://b.example:8443", "https://b.example/eu"):
+        provider.host = endpoint.removeprefix("https://").partition("/")[0].partition(":")[0]
         query = QuerySettings("fake", endpoint=endpoint, policy=QUICK)
         assert stage.query_images([clean_set], tmp_path / "s.sqlite", query).answered == 5
-    assert provider.hits == 10
+        assert stage.query_images([clean_set], tmp_path / "s.sqlite", query).stored == 5
+    assert provider.hits == 20
 
 
 def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, images: ImageSet) -> runs.RunResult:

@@ -74,13 +74,35 @@ def status_of(url: str, timeout: float = 5.0, channel: Any = None) -> rpc.Status
 # --- what a status says ---
 
 
-@pytest.mark.parametrize("code", ["UNAVAILABLE", "INTERNAL", "DEADLINE_EXCEEDED", "UNKNOWN", "CANCELLED", "DATA_LOSS"])
-def test_a_status_of_the_service_is_certain(code: str) -> None:
-    with server(refused(code)) as (url, hits):
+@pytest.mark.parametrize(
+    ("code", "message", "uncertain"),
+    [
+        ("UNAVAILABLE", "so it is", False),
+        ("INTERNAL", "so it is", False),
+        ("DATA_LOSS", "so it is", False),
+        ("PERMISSION_DENIED", "so it is", False),
+        # That it took too long, or was given up, does not say that it was not done; nor does a proxy that lost sight of it.
+        ("DEADLINE_EXCEEDED", "so it is", True),
+        ("CANCELLED", "so it is", True),
+        ("UNKNOWN", "so it is", True),
+        ("UNAVAILABLE", "upstream connect error or disconnect/reset before headers", True),
+    ],
+)
+def test_a_status_of_the_service_is_certain_unless_it_says_that_work_was_begun(
+    code: str, message: str, uncertain: bool
+) -> None:
+    with server(refused(code, message)) as (url, hits):
         status = status_of(url)
-    assert (status.code, status.details, status.from_service, status.uncertain) == (code, "so it is", True, False)
+    assert (status.code, status.details, status.from_service, status.uncertain) == (code, message, True, uncertain)
     assert status.trailers["x-request-id"]
     assert len(hits) == 1
+
+
+def test_a_host_that_cannot_be_resolved_was_sent_nothing() -> None:
+    """In the words of grpcio 1.85, and of those before."""
+    for details in ("errors resolving vision.example:443: [...]", "DNS resolution failed for vision.example:443: ..."):
+        assert not rpc.Status("UNAVAILABLE", details, False, {}).uncertain
+    assert rpc.Status("UNAVAILABLE", "recvmsg:Connection reset by peer", False, {}).uncertain
 
 
 def test_a_call_that_is_dropped_is_not_the_services_status_and_uncertain() -> None:

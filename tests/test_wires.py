@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from apibench.emulator.answerer import Pixels, Probabilities
 from apibench.errors import ExitCode
 from apibench.imageset import encode_png
 from apibench.query import registry
-from apibench.query.contract import ErrorKind, ProviderOptions
+from apibench.query.contract import EncodedImage, ErrorKind, ProviderOptions
 from apibench.query.engine import Engine, HaltReason, QueryReport, Question
 from apibench.query.store import Key, ResponseStore
 from tests.conftest import paint
@@ -179,8 +180,9 @@ def test_a_rate_limit_of_one_vendor_is_not_another_ones(tmp_path: Path) -> None:
         assert emulator.hits["answered"] == 2
 
 
-def test_one_emulator_speaks_for_all_on_two_ports_with_a_network_each() -> None:
-    with Emulator("pypi:tf_efficientnet_lite2", providers=["aws", "azure", "clarifai", "google"]) as emulator:
+def test_one_emulator_speaks_for_all_on_two_ports() -> None:
+    answerer = Answerer(retriever, "tiny")
+    with Emulator(answerer=answerer, providers=["aws", "azure", "clarifai", "google"]) as emulator:
         lines = emulator.describe()
     assert [line.partition(" on ")[0] for line in lines] == [
         "emulating AWS Rekognition (HTTP)",
@@ -190,4 +192,29 @@ def test_one_emulator_speaks_for_all_on_two_ports_with_a_network_each() -> None:
         "emulating Google Cloud Vision (gRPC)",
     ]
     assert len({line.partition(" on ")[2].partition(",")[0] for line in lines}) == 2
-    assert all(line.endswith("answered by pypi:tf_efficientnet_lite2") for line in lines)
+    assert all(line.endswith("answered by tiny") for line in lines)
+
+
+def test_closing_in_the_middle_of_a_call_is_quiet(caplog: pytest.LogCaptureFixture) -> None:
+    begun, go = threading.Semaphore(0), threading.Event()
+
+    def slow(pixels: Pixels) -> Probabilities:
+        begun.release()
+        go.wait(10)
+        return retriever(pixels)
+
+    emulator = Emulator(answerer=Answerer(slow, "slow"), providers=["clarifai"]).start()
+    adapter = registry.adapter("clarifai")
+    provider = adapter.create(ProviderOptions(endpoint=emulator.grpc_url, emulated=True, timeout=10.0))
+    asking = threading.Thread(target=provider.label, args=([EncodedImage(GOOD, "0" * 64)],))
+    closing = threading.Thread(target=emulator.close)
+    asking.start()
+    assert begun.acquire(timeout=10)
+    closing.start()
+    emulator._stopping.wait(10)
+    go.set()
+    for thread in (closing, asking):
+        thread.join(20)
+        assert not thread.is_alive()
+    provider.close()
+    assert not caplog.records

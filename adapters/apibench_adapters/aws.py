@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -28,6 +27,7 @@ from apibench.query.contract import (
 )
 from apibench_adapters.common import (
     UNREADABLE,
+    Call,
     Settings,
     check_endpoint,
     items,
@@ -161,22 +161,13 @@ def _label(entry: Any) -> Label:
     )
 
 
-class _Call(threading.local):
-    """What came over the wire for the call that this thread makes: nothing yet, or a status, headers and a body."""
-
-    status: int = 0
-    raw: bytes | None = None
-    request_id: str | None = None
-    retry_after: str | None = None
-
-
 class AwsProvider:
     """A boto3 client. Clients are safe to share between threads."""
 
     def __init__(self, options: ProviderOptions, settings: Settings) -> None:
         self.info = INFO
         self.settings = settings
-        self._call = _Call()
+        self._call = Call()
         self._client = self._connect(options)
         # The body exactly as received: boto3 hands out only what it parsed, and that is not what was paid for.
         self._client.meta.events.register("before-parse.rekognition.DetectLabels", self._keep)
@@ -187,6 +178,7 @@ class AwsProvider:
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
 
+        check_endpoint(options.endpoint, emulated=options.emulated)
         config: dict[str, Any] = {
             "retries": {"total_max_attempts": 1, "mode": "standard"},
             "connect_timeout": options.timeout,
@@ -197,7 +189,6 @@ class AwsProvider:
         where: dict[str, Any] = {"endpoint_url": options.endpoint} if options.endpoint else {}
         variables = None
         if options.emulated:
-            check_endpoint(options.endpoint, emulated=True)
             # Nothing of the user's environment or files may take part: no profile, no endpoint, no proxy, no real key.
             known = botocore.session.Session.SESSION_VARIABLES
             variables = {name: (None, None, default, convert) for name, (_, _, default, convert) in known.items()}
@@ -220,7 +211,7 @@ class AwsProvider:
             client: RekognitionClient = session.client("rekognition", config=Config(**config), **where)
         except (BotoCoreError, ValueError) as error:
             raise _from_sdk(error) from None
-        check_endpoint(client.meta.endpoint_url, emulated=options.emulated)
+        check_endpoint(client.meta.endpoint_url, emulated=options.emulated)  # one of the user's own configuration
         return client
 
     @property
@@ -234,7 +225,7 @@ class AwsProvider:
         return [self._one(image) for image in images]
 
     def _one(self, image: EncodedImage) -> Outcome:
-        self._call.__dict__.clear()
+        self._call.forget()
         failure: Exception | None = None
         try:
             self._client.detect_labels(Image={"Bytes": image.data}, **self.settings)  # type: ignore[arg-type]
@@ -262,7 +253,7 @@ class AwsProvider:
         self._call.raw = bytes(response_dict.get("body") or b"")
 
 
-def _from_reply(error: Exception | None, call: _Call) -> ProviderError:
+def _from_reply(error: Exception | None, call: Call) -> ProviderError:
     """A reply that is no 200. What the service itself reported is certain; a gateway's 5xx says nothing of what is behind it."""
     reported = getattr(error, "response", {}).get("Error", {})
     code, message = str(reported.get("Code") or "Unknown"), str(reported.get("Message") or "")

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import threading
 from collections.abc import Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -34,6 +33,7 @@ from apibench.query.contract import (
 )
 from apibench_adapters.common import (
     UNREADABLE,
+    Call,
     Settings,
     check_endpoint,
     check_key,
@@ -41,6 +41,7 @@ from apibench_adapters.common import (
     kind_of_status,
     matching,
     merged,
+    never_sent,
     redact,
     redact_body,
     score,
@@ -67,9 +68,6 @@ DEFAULTS = {"language": "en", "model-version": "latest"}
 LANGUAGES = ("en", "es", "ja", "pt", "zh")  # as in the SDK's docstring of tag_image_in_stream
 
 ENDPOINT, KEY = "VISION_ENDPOINT", "VISION_KEY"
-# Only what every reader of URLs takes for the same host: no user, no backslash; and no braces, which the SDK would fill in.
-_PLAIN = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?(?:/[A-Za-z0-9._~/-]*)?")
-
 # What is sent does not depend on the machine (msrest's User-Agent does), and the body comes as it will be stored.
 _HEADERS = {"User-Agent": "apibench", "Accept-Encoding": "identity"}
 _BLOCK = 1 << 20  # bytes read at a time when sending; msrest's 4 KiB make a hundred packets of an image
@@ -152,22 +150,8 @@ def _access(options: ProviderOptions) -> tuple[str, str]:
         message = f"no Azure credentials found; set {missing} (in the portal: the resource's Keys and Endpoint)"
         raise ProviderError(ErrorKind.CREDENTIALS, message)
     check_endpoint(endpoint, emulated=options.emulated)
-    if endpoint is None or not _PLAIN.fullmatch(endpoint):
-        example = "https://NAME.cognitiveservices.azure.com"
-        raise ProviderError(ErrorKind.CREDENTIALS, f"{redact(endpoint or '')}: not an endpoint like {example}")
+    assert endpoint is not None
     return endpoint, key
-
-
-class _Call(threading.local):
-    """What came over the wire for the call that this thread makes: nothing yet, or a status, headers and a body.
-
-    ``raw`` is None as long as the body is not there whole.
-    """
-
-    status: int = 0
-    raw: bytes | None = None
-    request_id: str | None = None
-    retry_after: str | None = None
 
 
 class AzureProvider:
@@ -176,7 +160,7 @@ class AzureProvider:
     def __init__(self, options: ProviderOptions, settings: Settings) -> None:
         self.info = INFO
         self.settings = settings
-        self._call = _Call()
+        self._call = Call()
         self._sessions: set[requests.Session] = set()
         endpoint, self._key = _access(options)
         self._client = self._connect(endpoint, options)
@@ -209,7 +193,7 @@ class AzureProvider:
         return [self._one(image) for image in images]
 
     def _one(self, image: EncodedImage) -> Outcome:
-        self._call.__dict__.clear()
+        self._call.forget()
         failure: Exception | None = None
         try:
             self._client.tag_image_in_stream(
@@ -313,7 +297,7 @@ def _kind(status: int, code: str, message: str) -> ErrorKind:
     return kind_of_status(status)
 
 
-def _from_reply(call: _Call, key: str) -> ProviderError:
+def _from_reply(call: Call, key: str) -> ProviderError:
     """A reply that is no 200. What the service itself reported is certain; a gateway's 5xx says nothing of what is behind it."""
     raw, status = call.raw or b"", call.status
     code, message = _said(raw)
@@ -326,7 +310,8 @@ def _from_reply(call: _Call, key: str) -> ProviderError:
         status=status,
         retry_after=seconds(call.retry_after or (after and after[1])),
         raw=redact_body(raw, key),
-        uncertain=200 <= status < 300 or (status >= 500 and (not code or code.isdecimal())),
+        # A time-out is the vendor's own word, and yet not whether the work was done.
+        uncertain=status < 300 or code == "Timeout" or (status >= 500 and (not code or code.isdecimal())),
     )
 
 
@@ -337,15 +322,10 @@ def _cause(error: Exception | None) -> Exception | None:
 
 def _from_sdk(error: Exception, key: str) -> ProviderError:
     """No reply. Uncertain where the request may have reached the service."""
-    from requests import exceptions as sdk
-    from urllib3.exceptions import NewConnectionError
+    from requests import RequestException
 
     cause = _cause(error) or error
     message = redact(f"{type(cause).__name__}: {cause}", key)
-    if not isinstance(cause, sdk.RequestException | OSError):
+    if not isinstance(cause, RequestException | OSError):
         return ProviderError(ErrorKind.PROTOCOL, message, uncertain=True)
-    # Refused, unresolved, never connected or not whom we trust: nothing was sent.
-    reason = getattr(cause.args[0] if cause.args else None, "reason", None)
-    unsent = isinstance(cause, sdk.ConnectTimeout | sdk.ProxyError) or isinstance(reason, NewConnectionError)
-    unsent = unsent or "CERTIFICATE_VERIFY_FAILED" in str(cause)
-    return ProviderError(ErrorKind.TRANSIENT, message, uncertain=not unsent)
+    return ProviderError(ErrorKind.TRANSIENT, message, uncertain=not never_sent(cause))

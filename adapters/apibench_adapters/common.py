@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
+import threading
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -59,7 +60,8 @@ def real(name: str, value: object, low: float, high: float) -> float:
 
 
 def matching(name: str, value: object, pattern: str, example: str) -> str:
-    """Text of a form. Raises ValueError naming the setting; ``example`` says what it should look like."""
+    """Text of a form (a number is text here). Raises ValueError naming the setting; ``example`` says what it should look like."""
+    value = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     if not isinstance(value, str) or not re.fullmatch(pattern, value):
         raise ValueError(f"{name}: {value!r} is not {example}")
     return value
@@ -120,36 +122,68 @@ def seconds(after: str | None) -> float | None:
     return value if math.isfinite(value) and value >= 0 else None
 
 
+class Call(threading.local):
+    """What came over HTTP for the call that this thread makes: nothing yet, or a status, headers and a body.
+
+    ``raw`` is None as long as the body is not there whole.
+    """
+
+    status: int = 0
+    raw: bytes | None = None
+    request_id: str | None = None
+    retry_after: str | None = None
+
+    def forget(self) -> None:
+        """Before the next call: what is left of the last one must not be taken for it."""
+        self.__dict__.clear()
+
+
+def never_sent(error: BaseException) -> bool:
+    """Whether an error of requests says that nothing was sent: refused, unresolved, never connected, or not whom we trust."""
+    from requests import exceptions as of_requests
+    from urllib3.exceptions import NewConnectionError
+
+    if isinstance(error, of_requests.ConnectTimeout | of_requests.ProxyError):
+        return True
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    return isinstance(reason, NewConnectionError) or "CERTIFICATE_VERIFY_FAILED" in str(error)
+
+
 # --- where keys may go ---
 
 
 def is_loopback(endpoint: str | None) -> bool:
-    """Whether a URL's host is this machine."""
-    host = urlsplit(endpoint or "").hostname or ""
+    """Whether a URL's host is this machine. Only of a URL that ``check_endpoint`` lets pass it is the host that all see."""
     try:
+        host = urlsplit(endpoint or "").hostname or ""
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 
 
+# Only what every reader of URLs takes for the same host: no user, no backslash, no query; no braces, which an SDK may fill in.
+_PLAIN = re.compile(r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?(?:/[A-Za-z0-9._~/-]*)?")
+
+
 def check_endpoint(endpoint: str | None, *, emulated: bool) -> None:
-    """Raises ProviderError where an emulated call would leave this machine, or a real key would go over plain http."""
+    """Raises ProviderError where an emulated call would leave this machine, a real key would go over plain http, or it is no URL.
+
+    None, the SDK's own choice, is fine for a real key, and for no emulated call.
+    """
+    if endpoint is not None:
+        found = _PLAIN.fullmatch(endpoint)
+        if found is None or not 0 < int(found["port"] or 443) < 65536:
+            message = (
+                f"{redact(endpoint) or 'an empty endpoint'}: not an endpoint like https://host or https://host:port"
+            )
+            raise ProviderError(ErrorKind.CREDENTIALS, message)
     if emulated:
         if not is_loopback(endpoint):
             message = "emulated calls go to an emulator on this machine, never elsewhere"
             raise ProviderError(ErrorKind.CREDENTIALS, message)
-        return
-    if endpoint is None:
-        return
-    try:
-        parts = urlsplit(endpoint)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, a bracket that is not closed
-        valid = False
-    if not valid:
-        raise ProviderError(ErrorKind.CREDENTIALS, f"{redact(endpoint)}: not an endpoint like https://host")
-    if parts.scheme != "https":
-        message = f"{parts.hostname}: real keys are not sent over plain http; use an https endpoint, or --emulated"
+    elif endpoint is not None and not endpoint.startswith("https:"):
+        host = urlsplit(endpoint).hostname
+        message = f"{host}: real keys are not sent over plain http; use an https endpoint, or --emulated"
         raise ProviderError(ErrorKind.CREDENTIALS, message)
 
 
@@ -167,30 +201,37 @@ _SECRETS = re.compile(
     r"\b(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{8,}\b"  # AWS key ids
     r"|\bAIza[0-9A-Za-z_-]{20,}|\bya29\.[0-9A-Za-z._-]+"  # Google API keys and access tokens
     r"|\b[0-9a-fA-F]{32,}\b"  # Azure's keys, Clarifai's personal access tokens
-    r"|(?i:(?:credential|signature|security-token|authorization|secret\w*|token|(?:api|subscription)[-_]?key)\s*[=:]\s*)"
+    r"|(?i:(?:credential|signature|security-token|authorization|secret\w{0,40}|token|(?:api|subscription)[-_]?key)\s*[=:]\s*)"
     r"(?:(?i:bearer|key|basic)\s+)?[^\s,;&]+"
     r"|\b(?i:bearer|key)\s+[0-9A-Za-z._~+/-]{16,}"
     r"|(?<=://)[^/@\s]+(?=@)"  # user and password of a proxy's or an endpoint's address
     r"|[A-Za-z0-9/+=]{40,}"  # secrets, session tokens, signatures, and image bytes
 )
 _REMOVED = "[removed]"
+MOST_KEPT = 262_144  # of an error's body: what is longer is no error of the vendor's
 
 
 def redact(message: str, *secrets: str) -> str:
     """A message without ``secrets``, nor anything that looks like a key, a signature or encoded bytes; one line, at most 300."""
-    clean = "".join(c if c.isprintable() else " " for c in _without(message, secrets))
+    clean = "".join(c if c.isprintable() else " " for c in _without(message, secrets, 4_000))
     return " ".join(clean.split())[:300]
 
 
 def redact_body(raw: bytes, *secrets: str) -> bytes:
-    """An error's body as received, unless it repeats a key (AWS answers a wrong signature with the headers it signed)."""
+    """An error's body as received, unless it repeats a key (AWS answers a wrong signature with the headers it signed).
+
+    Of a body that is longer than :data:`MOST_KEPT`, only the beginning.
+    """
     body = raw.decode("utf-8", "replace").replace("\\/", "/")
-    clean = _without(body, secrets)
+    clean = _without(body, secrets, MOST_KEPT)
     return clean.encode() if clean != body else raw
 
 
-def _without(message: str, secrets: tuple[str, ...]) -> str:
+def _without(message: str, secrets: tuple[str, ...], most: int) -> str:
     for secret in secrets:
         if secret:
             message = message.replace(secret, _REMOVED)
+    if len(message) > most:
+        # Cut between words, so that no half of a key is left that looks like none.
+        message = re.sub(r"\S+\Z", "", message[:most]) + " [cut off]"
     return _SECRETS.sub(_REMOVED, message)

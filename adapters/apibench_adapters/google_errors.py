@@ -15,13 +15,18 @@ from typing import Any
 from apibench.query.contract import ErrorKind, ProviderError
 from apibench_adapters.common import UNREADABLE, kind_of_status, redact, redact_body, seconds
 from apibench_adapters.protobuf import Message
-from apibench_adapters.rpc import KINDS, Status
+from apibench_adapters.rpc import KINDS, MAYBE_DONE, Status
 
 DETAILS = "grpc-status-details-bin"
 
-# About the size of what was sent, which is the image's fault only where there is one image.
-_SIZE = re.compile(r"payload size exceeds|larger than max|image (?:size )?(?:is )?too large", re.IGNORECASE)
-_KEY = re.compile(r"API key (?:not valid|expired)")
+# About an image, or the size of what was sent: the image's own fault where there is one. Of the service's words for the former
+# only "Bad image data." is documented; what is not about an image must not refuse it for good.
+_OF_THE_IMAGE = re.compile(
+    r"payload size exceeds|larger than max|bad image|"
+    r"\bimage\b.*\b(?:data|format|size|large|small|corrupt\w*|decod\w*|dimensions?|pixels?|bytes)\b",
+    re.IGNORECASE,
+)
+_OF_THE_KEY = re.compile(r"API key (?:not valid|expired)|billing", re.IGNORECASE)
 # What is used up for the day comes back tomorrow, not in a minute. Reasons: google/api/error_reason.proto, and older APIs'.
 _DAILY = re.compile(r"^1/d\b|PerDay|per day", re.IGNORECASE)
 _QUOTA = {"RESOURCE_QUOTA_EXCEEDED", "dailyLimitExceeded", "quotaExceeded"}
@@ -79,12 +84,12 @@ class Failure:
 
     def kind(self, images: int) -> ErrorKind | None:
         """What it means for a request with so many images; None where the name says nothing."""
-        if self.name in ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "") and _SIZE.search(self.message):
+        if self.reason.startswith("API_KEY_") or _OF_THE_KEY.search(self.message):
+            return ErrorKind.CREDENTIALS
+        if self.name in ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "") and _OF_THE_IMAGE.search(self.message):
             return ErrorKind.REJECTED if images == 1 else ErrorKind.PROTOCOL
         if self.name == "RESOURCE_EXHAUSTED" or self.reason in _QUOTA | _RATE:
             return ErrorKind.QUOTA if self._is_for_the_day else ErrorKind.THROTTLED
-        if self.reason.startswith("API_KEY_") or _KEY.search(self.message):
-            return ErrorKind.CREDENTIALS
         return KINDS.get(self.name)
 
     @property
@@ -107,7 +112,7 @@ def of_reply(status: int, raw: bytes, images: int, retry_after: str | None, *sec
         status=status,
         retry_after=failure.retry_after if failure and failure.retry_after is not None else seconds(retry_after),
         raw=redact_body(raw, *secrets),
-        uncertain=status < 300 or (status >= 500 and failure is None),
+        uncertain=status < 300 or name in MAYBE_DONE or (status >= 500 and failure is None),
     )
 
 
@@ -115,6 +120,17 @@ def of_status(status: Status, images: int, *secrets: str) -> ProviderError:
     """A gRPC call that ended without a message."""
     failure = Failure.of_status(status)
     return status.error(failure.kind(images), *secrets, retry_after=failure.retry_after)
+
+
+def of_image(name: str, message: str, raw: bytes) -> ProviderError:
+    """An error of one image, inside a success."""
+    return ProviderError(
+        Failure(name, message).kind(1) or ErrorKind.PROTOCOL,
+        redact(f"{name}: {message}" if message else name),
+        code=name,
+        raw=redact_body(raw),
+        uncertain=name in MAYBE_DONE,
+    )
 
 
 def of_credentials(error: Exception, *secrets: str) -> ProviderError:

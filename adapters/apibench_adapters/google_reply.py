@@ -12,8 +12,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from apibench.query.contract import Answer, ErrorKind, Label, Outcome, Parsed, ProviderError
-from apibench_adapters.common import UNREADABLE, items, redact, redact_body, score, text, unreadable
+from apibench.query.contract import Answer, Label, Outcome, Parsed
+from apibench_adapters.common import UNREADABLE, items, score, text, unreadable
 from apibench_adapters.protobuf import Message, field
 
 # The API names no model version. The emulator says who answered in a field of the schema that is otherwise an address.
@@ -97,18 +97,9 @@ def _outcome(entry: Any, raw: bytes) -> Outcome:
         name = CODES[read.code] if 0 <= read.code < len(CODES) else f"code {read.code}"
     except UNREADABLE as error:
         return unreadable(raw, error)
-    return ProviderError(
-        _kind(name),
-        redact(f"{name}: {read.message}" if read.message else name),
-        code=name,
-        raw=redact_body(raw),
-    )
+    from apibench_adapters.google_errors import of_image  # with grpc, which the SDK that brought this reply has
 
-
-def _kind(name: str) -> ErrorKind:
-    from apibench_adapters.rpc import KINDS  # grpc, which the SDK that brought this reply cannot do without
-
-    return ErrorKind.REJECTED if name == "INVALID_ARGUMENT" else KINDS.get(name, ErrorKind.PROTOCOL)
+    return of_image(name, read.message, raw)
 
 
 # --- the two forms ---

@@ -6,7 +6,6 @@ The session is a private member of the transport (``_session``), and so is what 
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,19 +13,10 @@ import requests
 from google.auth.exceptions import GoogleAuthError
 from google.cloud.vision_v1 import ImageAnnotatorClient
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import NewConnectionError
 
 from apibench.query.contract import ErrorKind, ProviderError, ProviderOptions
 from apibench_adapters import google_errors
-from apibench_adapters.common import redact
-
-
-class _Call(threading.local):
-    """What came over the wire for the call that this thread makes: nothing yet, or a status, headers and a body."""
-
-    status: int = 0
-    raw: bytes | None = None
-    retry_after: str | None = None
+from apibench_adapters.common import Call, never_sent, redact
 
 
 class RestConnection:
@@ -35,7 +25,7 @@ class RestConnection:
     def __init__(self, options: ProviderOptions, credentials: Any) -> None:
         self._timeout = options.timeout
         self._credentials = credentials
-        self._call = _Call()
+        self._call = Call()
         self._client: Any = ImageAnnotatorClient(
             credentials=credentials,
             transport="rest",
@@ -45,6 +35,8 @@ class RestConnection:
         session._max_refresh_attempts = 0  # else it sends a request again after a 401, up to twice
         session.max_redirects = 0  # an image and a key go where they were sent, and nowhere else
         session.hooks["response"].append(self._keep)
+        # Without one of its own, requests looks into the user's .netrc, and puts the password from there in the token's place.
+        session.auth = _as_it_is
         if not session.is_mtls:  # an adapter with a client's certificate stays
             for prefix in ("https://", "http://"):
                 session.mount(prefix, HTTPAdapter(pool_connections=1, pool_maxsize=options.concurrency, max_retries=0))
@@ -57,7 +49,7 @@ class RestConnection:
 
     def ask(self, request: dict[str, Any], images: int) -> bytes | ProviderError:
         call = self._call
-        call.__dict__.clear()
+        call.forget()
         failure: Exception = RuntimeError("no reply")
         try:
             self._client.batch_annotate_images(request=request, retry=None, timeout=self._timeout)
@@ -81,8 +73,13 @@ class RestConnection:
 def _session(transport: Any) -> Any:
     session = getattr(transport, "_session", None)
     if session is None or not hasattr(session, "_max_refresh_attempts"):
-        raise RuntimeError("this google-cloud-vision is made otherwise than it was, and may retry; use transport=grpc")
+        message = "this google-cloud-vision is made otherwise than it was, and may retry; use --setting transport=grpc"
+        raise ProviderError(ErrorKind.PROTOCOL, message)
     return session
+
+
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request
 
 
 def _from_sdk(error: Exception, *secrets: str) -> ProviderError:
@@ -91,12 +88,5 @@ def _from_sdk(error: Exception, *secrets: str) -> ProviderError:
         return google_errors.of_credentials(error, *secrets)
     message = redact(f"{type(error).__name__}: {error}", *secrets)
     if isinstance(error, requests.RequestException | OSError):
-        return ProviderError(ErrorKind.TRANSIENT, message, uncertain=not _never_connected(error))
+        return ProviderError(ErrorKind.TRANSIENT, message, uncertain=not never_sent(error))
     return ProviderError(ErrorKind.PROTOCOL, message, uncertain=True)
-
-
-def _never_connected(error: Exception) -> bool:
-    if isinstance(error, requests.ConnectTimeout | requests.exceptions.ProxyError):
-        return True
-    reason = getattr(error.args[0], "reason", None) if error.args else None
-    return isinstance(reason, NewConnectionError) or "CERTIFICATE_VERIFY_FAILED" in str(error)

@@ -29,10 +29,14 @@ KINDS = {
     "DATA_LOSS": ErrorKind.TRANSIENT,
     "UNAUTHENTICATED": ErrorKind.CREDENTIALS,
 }
+# Whoever says so: it is not said that the work was not done.
+MAYBE_DONE = frozenset({"CANCELLED", "UNKNOWN", "DEADLINE_EXCEEDED"})
 # Those that the client's own library also makes when a connection breaks or a reply cannot be read.
-_MADE_HERE_TOO = frozenset({"CANCELLED", "UNKNOWN", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
+_MADE_HERE_TOO = MAYBE_DONE | {"INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 # Never connected: nothing was sent.
-_NEVER_SENT = ("failed to connect to all addresses", "DNS resolution failed")
+_NEVER_SENT = ("failed to connect to all addresses", "DNS resolution failed", "errors resolving")
+# A proxy's word of a service that it lost sight of.
+_OF_A_PROXY = ("upstream", "reset before headers")
 
 
 class Received(threading.local):
@@ -155,8 +159,10 @@ class Status:
     @property
     def uncertain(self) -> bool:
         """Whether the request may have been answered all the same."""
-        if self.from_service or self.code not in _MADE_HERE_TOO:
+        if self.code not in _MADE_HERE_TOO:
             return False
+        if self.from_service:
+            return self.code in MAYBE_DONE or any(proxy in self.details for proxy in _OF_A_PROXY)
         return not any(never in self.details for never in _NEVER_SENT)
 
     def error(self, kind: ErrorKind | None = None, *secrets: str, retry_after: float | None = None) -> ProviderError:

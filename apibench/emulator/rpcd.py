@@ -47,9 +47,9 @@ class RpcServer:
         try:
             self.port = int(self._server.add_insecure_port(f"{f'[{host}]' if ':' in host else host}:{port}"))
         except RuntimeError as error:
-            raise ApibenchError(
-                f"port {port} on {host} is in use (for gRPC); choose another, or 0 for a free one"
-            ) from error
+            # The library does not say why.
+            message = f"port {port} on {host} cannot be had for gRPC (in use, most likely); choose another, or 0 for a free one"
+            raise ApibenchError(message) from error
 
     def start(self) -> None:
         self._server.start()

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
+from apibench import defaults
 from apibench.emulator import vendors
 from apibench.emulator.answerer import Answerer
 from apibench.emulator.bill import Bill
@@ -27,8 +28,6 @@ from apibench.query.contract import WireKind
 
 if TYPE_CHECKING:
     from apibench.emulator.rpcd import RpcServer
-
-DEFAULT_TARGET = "pypi:tf_efficientnet_lite2"
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ class Emulator:
 
     def __init__(
         self,
-        target: str | Mapping[str, str] = DEFAULT_TARGET,
+        target: str | Mapping[str, str] = defaults.TARGET,
         *,
         providers: Collection[str] | None = None,
         host: str = "127.0.0.1",
@@ -263,10 +262,13 @@ class Emulator:
             for sha256 in reply.billed:
                 self._charge(sha256, wire, request, reply, answerer)
             return reply
-        except OSError as error:  # a full disk under the bill
-            _log.error("request %s is not answered: %s", request.id, error)
-        except Exception:  # noqa: BLE001 - whatever goes wrong with one request must not end the server
-            _log.exception("request %s failed", request.id)
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong with one request must not end the server
+            if self._stopping.is_set():
+                pass  # it was computed while the bill was closed, and nobody will be told
+            elif isinstance(error, OSError):  # a full disk under the bill
+                _log.error("request %s is not answered: %s", request.id, error)
+            else:
+                _log.exception("request %s failed", request.id)
         return wire.failure(request, FaultKind.INTERNAL)
 
     def _charge(self, sha256: str, wire: Wire, request: Request, reply: Reply, answerer: Answerer) -> None:
@@ -298,7 +300,7 @@ class Emulator:
         if isinstance(self._target, str):
             return dict.fromkeys(self.providers, Answerer.load(self._target))
         vendors.check(self._target)
-        names = {provider: self._target.get(provider, DEFAULT_TARGET) for provider in self.providers}
+        names = {provider: self._target.get(provider, defaults.TARGET) for provider in self.providers}
         # Providers of one network share what it remembers: an image is looked at once.
         loaded = {name: Answerer.load(name) for name in sorted(set(names.values()))}
         return {provider: loaded[name] for provider, name in names.items()}

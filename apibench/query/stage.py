@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from apibench import defaults
 from apibench.errors import ApibenchError
 from apibench.imageset import ImageSet
 from apibench.progress import Progress
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from apibench.emulator import Emulator
 
 Setting = str | int | float | bool
-DEFAULT_TARGET = "tf_efficientnet_lite2"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class QuerySettings:
     provider: str
     campaign: str = "default"
     emulated: bool = False
-    target: str = DEFAULT_TARGET
+    target: str = defaults.TARGET
     endpoint: str | None = None
     max_calls: int | None = None
     concurrency: int = 4
@@ -151,7 +151,7 @@ def query_images(
         engine = Engine(
             provider,
             opened,
-            _key(adapter, query, origin, provider.host),
+            _key(adapter, query, origin, _expected(adapter, query)[1] or provider.host),
             price=price,
             max_calls=query.max_calls,
             concurrency=query.concurrency,
@@ -186,7 +186,7 @@ def _settings(adapter: Adapter, query: QuerySettings) -> dict[str, Setting]:
         raise ApibenchError(f"{query.provider}: setting {error}") from error
 
 
-def _key(adapter: Adapter, query: QuerySettings, origin: str, host: str) -> Key:
+def _key(adapter: Adapter, query: QuerySettings, origin: str, where: str) -> Key:
     settings = _settings(adapter, query)
     if query.emulated:
         from apibench.classifiers import canonical as canonical_name
@@ -194,22 +194,23 @@ def _key(adapter: Adapter, query: QuerySettings, origin: str, host: str) -> Key:
         # Another network is another provider; that of a running emulator is named in its replies.
         settings["emulated_by"] = "a running emulator" if query.endpoint else canonical_name(query.target)
     elif origin == "custom":
-        settings["host"] = host  # two endpoints of one's own are two providers
+        settings["host"] = where  # two endpoints of one's own are two providers
     return Key(query.campaign, query.provider, origin, canonical(settings))
 
 
 def _expected(adapter: Adapter, query: QuerySettings) -> tuple[str, str]:
-    """The origin and the host before there is a client: the SDK's own endpoint is the vendor's."""
+    """The origin before there is a client (the SDK's own endpoint is the vendor's), and an endpoint's host, port and path."""
     if query.emulated:
         return "emulated", ""
     endpoint = adapter.endpoint(query.options())
     if endpoint is None:
         return "live", ""
     try:
-        host = urlsplit(endpoint).hostname or ""
+        parts = urlsplit(endpoint)
+        host, port = parts.hostname or "", f":{parts.port}" if parts.port else ""
     except ValueError:
-        host = ""  # not a URL: the adapter says so when a client is made
-    return registry.origin_of(host, adapter.info, emulated=False), host
+        return "custom", ""  # not a URL: the adapter says so when a client is made
+    return registry.origin_of(host, adapter.info, emulated=False), f"{host}{port}{parts.path.rstrip('/')}"
 
 
 @contextmanager
