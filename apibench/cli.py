@@ -31,7 +31,8 @@ def cli() -> None:
     \b
     Try it offline, with no keys:   apibench run demo.toml
 
-    Exit codes: 0 done; 2 nothing could be done; 3 done, but some images could not be; 4 a cap on calls was reached.
+    Exit codes: 0 done; 2 nothing could be done; 3 done, but some images could not be; 4 a cap on calls was reached;
+    130 interrupted.
     """
 
 
@@ -226,7 +227,12 @@ def train(
     help="Whom to ask: aws, azure, clarifai, google, or another installed one.",
 )
 @click.option(
-    "--images", "images", required=True, multiple=True, metavar="DIR|SET", help="What to send; repeat for several."
+    "--images",
+    "images",
+    required=True,
+    multiple=True,
+    metavar="DIR|SET",
+    help="What to send; repeat for several. Photographs are imported into a set beside the store.",
 )
 @click.option("--store", required=True, type=FILE, metavar="FILE", help="Where responses are kept (SQLite).")
 @click.option("--emulated", is_flag=True, help="Ask a local emulator instead, with fake keys. Costs nothing.")
@@ -294,6 +300,9 @@ def query(
     from apibench.run import summary
     from apibench.sources import open_sources
 
+    if targets and (not emulated or endpoint):
+        # Whoever names the emulator's network means the emulator, and not the vendor.
+        raise ApibenchError("--target is the network of an emulator of one's own: give --emulated, and no --endpoint")
     chosen = stage.QuerySettings(
         provider=provider,
         campaign=campaign,
@@ -315,7 +324,7 @@ def query(
         click.echo(stage.plan(sets, store, chosen))
         return list_failed(failed, 0)
     report = stage.query_images(sets, store, chosen)
-    click.echo(f"{store}: {summary(report)}")
+    click.echo(f"{store}: {provider}: {summary(report)}")
     if report.halted is not None:
         click.echo(f"apibench: {provider}: {report.message}", err=True)
     code = list_failed([*failed, *((name, f"{name}: {reason}") for name, reason in report.problems)], 0)
@@ -375,7 +384,7 @@ def emulate(
 
     chosen = Faults.parse(faults, seed=seed)
     served = providers or vendors.available()
-    vendors.check(served)
+    vendors.check([*served, *(name for name in vendors.VENDORS if any(x.startswith(f"{name}=") for x in targets))])
     with Emulator(
         parse_targets(targets, served, defaults.TARGET),
         providers=served,

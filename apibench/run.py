@@ -149,6 +149,8 @@ def _count(recipe: Recipe) -> int:
 def run(recipe: Recipe, say: Say) -> RunResult:
     """Run a checked recipe below ``recipe.folder``: ``sets/``, ``store.sqlite`` and ``report/``."""
     result = RunResult(store=recipe.folder / "store.sqlite")
+    if not result.store.exists():  # with stored answers, nobody may have to be asked
+        check_access(recipe, say)
     made = make_sets(recipe, say, result)
     ask(recipe, made, say, result)
     from apibench.report import write_report
@@ -156,6 +158,21 @@ def run(recipe: Recipe, say: Say) -> RunResult:
     written = write_report(result.store, recipe.folder / "report", recipe.query.campaign)
     result.report, result.page, result.main_table = written.report, written.page, written.main_table
     return result
+
+
+def check_access(recipe: Recipe, say: Say) -> None:
+    """Say which providers cannot be asked before hours of computing. Raises ApibenchError where none can."""
+    errors = []
+    asked, _ = providers(recipe)
+    for name in asked:
+        try:
+            stage.check_access(query_settings(recipe, name))
+        except ApibenchError as error:
+            errors.append(str(error))
+    if len(errors) == len(asked):
+        raise ApibenchError("\n".join(errors))
+    for reason in errors:
+        say(f"cannot be asked as it is: {reason}")
 
 
 def make_sets(recipe: Recipe, say: Say, result: RunResult) -> list[ImageSet]:
@@ -220,7 +237,7 @@ def ask(recipe: Recipe, images: list[ImageSet], say: Say, result: RunResult) -> 
                 result.problems.append(f"{name}: {report.message}")
             result.problems += [f"{name}: {image}: {reason}" for image, reason in report.problems]
     if len(errors) == len(asked):
-        raise errors[0]
+        raise ApibenchError("\n".join(result.problems))
 
 
 def _emulator(recipe: Recipe, asked: list[str]) -> AbstractContextManager[Emulator | None]:

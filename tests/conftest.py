@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,15 @@ def only_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setenv(spelling, "http://127.0.0.1:1")
     for name in ("no_grpc_proxy", "no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    """For JSON nested beyond the interpreter's depth: what is collected down there, of other tests too, cannot be finalised."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def paint(seed: int = 0, height: int = 48, width: int = 64) -> Pixels:

@@ -130,6 +130,7 @@ MALFORMED = [
 ]
 
 
+@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize("body", MALFORMED, ids=[str(body[:40]) for body in MALFORMED])
 def test_a_success_without_readable_labels_is_a_protocol_error(body: bytes) -> None:
     """boto3 takes most of these for a reply without labels, and says nothing."""
@@ -196,6 +197,7 @@ def test_an_error_that_repeats_a_key_is_kept_without_it(slash: str) -> None:
             assert secret.replace("/", "\\/") not in found
 
 
+@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize(
     ("body", "status", "kind"),
     [

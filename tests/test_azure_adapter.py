@@ -129,6 +129,7 @@ MALFORMED = [
 ]
 
 
+@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize("body", MALFORMED, ids=[str(body[:40]) for body in MALFORMED])
 def test_a_success_without_readable_labels_is_a_protocol_error(body: bytes) -> None:
     """The SDK gives None for an empty body, a result without tags for another object, and errors for the rest."""
@@ -244,6 +245,7 @@ def test_an_empty_413_on_which_the_sdk_crashes_is_the_images_size() -> None:
     assert outcome.message == "Unknown (HTTP 413)"
 
 
+@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize(
     ("body", "status", "kind"),
     [

@@ -235,6 +235,24 @@ def test_each_vendor_says_which_keys_it_lacks(
     assert "3 calls to send (about $0.00" in capsys.readouterr().out
 
 
+def test_a_live_run_without_any_keys_names_every_vendor_before_it_computes(
+    folder: Path, tmp_path: Path, capsys: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in list(os.environ):
+        if name.startswith(("AWS_", "VISION_", "CLARIFAI_", "GOOGLE_")):
+            monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "CLOUDSDK_CONFIG"):
+        monkeypatch.setenv(name, "/nonexistent")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    assert apibench("run", "api-benchmark.toml", "--images", str(folder), "--out", "live") == 2
+    said = capsys.readouterr()
+    for variable in ("AWS_ACCESS_KEY_ID", "VISION_KEY", "CLARIFAI_PAT", "GOOGLE_API_KEY"):
+        assert variable in said.err
+    assert said.err.count("\n") == 4
+    assert not (tmp_path / "live").exists()
+
+
 def test_a_broken_photograph_is_listed_and_the_rest_is_complete(folder: Path, tmp_path: Path, capsys: Streams) -> None:
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 truncated")
     assert apibench("purify", "--images", str(folder), "--out", "pure", "--purifier", "gaussian") == 3
@@ -275,7 +293,15 @@ def test_a_broken_photograph_is_listed_and_the_rest_is_complete(folder: Path, tm
             ["query", "--provider", "azure", "--images", "photos", "--store", "s", "--setting", "language=xx"],
             "language",
         ),
-        (["query", "--provider", "clarifai", "--images", "photos", "--store", "s", "--target", "x=y"], "x=y"),
+        (
+            ["query", "--provider", "aws", "--images", "photos", "--store", "s", "--target", "resnet18"],
+            "give --emulated",
+        ),
+        (["query", "--provider", "aws", "--images", "photos", "--store", "s", "--emulated", "--target", "x=y"], "x=y"),
+        (
+            ["query", "--provider", "aws", "--images", "photos", "--store", "s", "--emulated", "--target", "nosuch"],
+            "nosuch",
+        ),
         (["nosuch"], "nosuch"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,

@@ -340,6 +340,7 @@ def test_a_request_is_validated(start: Start, content: Any, code: str, message: 
     assert emulator.hits == Counter({code: 1})
 
 
+@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"NaN", b"[" * 100_000, b'{"Image":{"Bytes":"\\ud800"}}'])
 def test_a_body_that_is_no_request_is_a_serialization_error(start: Start, body: bytes) -> None:
     assert post(start(), body)[1]["__type"] == "SerializationException"

@@ -229,6 +229,12 @@ def test_a_store_that_cannot_be_written_stops_the_run(store: ResponseStore) -> N
     assert provider.hits <= report.answered + 4, "at most the requests in flight came back to a full disk"
 
 
+def test_a_cap_that_errors_used_up_names_the_last_of_them(store: ResponseStore) -> None:
+    report = run(store, FakeProvider(lambda hit, image: error(ErrorKind.TRANSIENT)), 3, max_calls=4, concurrency=1)
+    assert (report.sent, report.halted) == (4, HaltReason.CAP)
+    assert report.message.endswith("The last error: scripted transient")
+
+
 def test_refusals_do_not_count_as_a_provider_that_is_down(store: ResponseStore) -> None:
     down = {question.sha256 for question in questions(24)[::2]}
     script = lambda _, image: error(ErrorKind.TRANSIENT if image.sha256 in down else ErrorKind.REJECTED)  # noqa: E731
@@ -326,6 +332,7 @@ def test_prices_are_dated_and_can_be_replaced(tmp_path: Path) -> None:
     assert pricing.dated()[:2] == "20"
 
 
+@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize(
     "text",
     ["", "[]", "{}", '{"per_1000": []}', '{"per_1000": {"aws": 1}}', "[" * 100_000]

@@ -246,6 +246,7 @@ def test_a_json_request_is_at_most_ten_megabytes(start: Start) -> None:
     assert response.label_annotations, "which is a limit of JSON"
 
 
+@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff\xfe", b'{"requests": 1}', b'{"other": []}', b"[" * 100_000])
 def test_a_body_that_is_no_request_is_invalid(start: Start, body: bytes) -> None:
     status, reply, _ = post(start(), body)

@@ -45,7 +45,9 @@ def check(providers: Collection[str]) -> None:
             raise ApibenchError(f"emulator: no provider {name}; there are {', '.join(VENDORS)}")
         if missing := _missing(VENDORS[name]):
             extra = VENDORS[name].extra
-            raise ApibenchError(f"emulator: {name} needs the package {missing}; run: pip install 'apibench[{extra}]'")
+            raise ApibenchError(
+                f"emulator: {name} needs the package {missing}; apibench's extra '{extra}' brings it: pip install '.[{extra}]'"
+            )
 
 
 def wires(providers: Collection[str], accepted_keys: Collection[str] | None) -> tuple[Wire, ...]:

@@ -170,6 +170,7 @@ class Engine:
         self._stop = threading.Event()
         self._mutex = threading.Lock()
         self._failures = 0
+        self._last_error = ""
 
     def run(self, questions: Sequence[Question]) -> QueryReport:
         """Ask about every image that has no stored answer or refusal under the key; the others are never sent again."""
@@ -252,7 +253,8 @@ class Engine:
             self._halt(
                 HaltReason.CAP,
                 f"--max-calls {self.max_calls} reached for campaign {self.key.campaign!r}; "
-                "the answers so far are stored, a larger cap goes on from there",
+                "the answers so far are stored, a larger cap goes on from there"
+                + (f". The last error: {self._last_error}" if self._last_error else ""),
             )
             raise _Halted
         with self._mutex:
@@ -306,6 +308,7 @@ class Engine:
             self.progress(1)
             return None
         self.store.record_error(attempt, outcome, latency)
+        self._last_error = outcome.message
         if outcome.uncertain:
             uncertain[sha256] += 1
             with self._mutex:

@@ -105,6 +105,10 @@ def estimate(query: QuerySettings, images: int, stored: int = 0) -> Plan:
     """The same for a number of images that do not exist yet. Raises ApibenchError for a wrong setting or price list."""
     adapter = registry.adapter(query.provider)
     _settings(adapter, query)
+    if query.emulated and query.endpoint is None:
+        from apibench import classifiers
+
+        classifiers.check(query.target)
     price = pricing.price_of_call(query.provider, query.prices)
     calls = images - stored
     rate = None if query.emulated else query.per_second or adapter.info.rate_per_second
@@ -213,6 +217,13 @@ def _expected(adapter: Adapter, query: QuerySettings) -> tuple[str, str]:
     return registry.origin_of(host, adapter.info, emulated=False), f"{host}{port}{parts.path.rstrip('/')}"
 
 
+def check_access(query: QuerySettings) -> None:
+    """Raises ApibenchError where a live provider cannot be asked: no SDK, no credentials. Sends nothing that is billed."""
+    if not query.emulated:
+        with _connect(registry.adapter(query.provider), query, None):
+            pass
+
+
 @contextmanager
 def _connect(adapter: Adapter, query: QuerySettings, emulator: Emulator | None) -> Iterator[Provider]:
     """A provider's client, with an emulator behind it if asked for; its credentials are there."""
@@ -233,7 +244,8 @@ def _connect(adapter: Adapter, query: QuerySettings, emulator: Emulator | None) 
         except ModuleNotFoundError as error:
             extra = adapter.info.extra or query.provider
             raise ApibenchError(
-                f"{query.provider}: its SDK is not installed ({error.name}); run: pip install 'apibench[{extra}]'"
+                f"{query.provider}: its SDK is not installed (no {error.name}); apibench's extra {extra!r} brings it: "
+                f"pip install '.[{extra}]'"
             ) from error
         yield provider
 

@@ -53,6 +53,7 @@ def write(path: Path, groups: Sequence[Answers], rows: Sequence[Row], files: Fil
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["breakable"] = _breakable
     maker = Maker(groups, files)
     context = _head(maker, rows) | {"cards": maker.cards(), "tally": maker.tally}
     write_pieces(path, (piece.encode() for piece in environment.get_template("page.html.j2").generate(context)))
@@ -94,6 +95,11 @@ def _head(maker: Maker, rows: Sequence[Row]) -> dict[str, Any]:
 def _emphasised(words: str) -> Markup:
     """``*…*`` of a text of ours as HTML."""
     return Markup(re.sub(r"\*([^*]+)\*", r"<em>\1</em>", str(escape(words))))  # noqa: S704
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may go on in the next line after an underscore or before a hash."""
+    return Markup("<wbr>").join(re.split(r"(?<=_)|(?=#)", name))
 
 
 def _spanned(body: Sequence[Sequence[str]], columns: int) -> list[list[tuple[str, int]]]:
