@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
-import socketserver
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from apibench.query.contract import Answer, EncodedImage, ErrorKind, Outcome, Pr
 from apibench.query.engine import Engine, Question
 from apibench.query.store import Key, ResponseStore, canonical, labels_to_json
 from tests.fakes import QUICK, BotocoreBody
+from tests.servers import Respond, http, http_server, reset
 
 IMAGE = EncodedImage(b"\x89PNG pretend", "0" * 64)
 # Synthetic, in the shape that the API reference documents.
@@ -240,51 +239,12 @@ def test_an_html_error_page_is_transient() -> None:
 
 # --- over real sockets: one hit for one call, whatever happens ---
 
-Reply = Callable[[socket.socket], object]
-
-
-def http(status: str, body: bytes) -> Reply:
-    head = f"HTTP/1.1 {status}\r\nContent-Type: application/x-amz-json-1.1\r\nContent-Length: {len(body)}\r\n\r\n"
-    return lambda connection: connection.sendall(head.encode() + body)
-
-
-def reset(connection: socket.socket) -> None:
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
-
-
-@contextmanager
-def server(reply: Reply) -> Iterator[tuple[str, list[bytes]]]:
-    """A server that counts requests, answers each by ``reply`` and closes."""
-    hits: list[bytes] = []
-
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            data = b""
-            while b"\r\n\r\n" not in data:
-                data += self.request.recv(65536)
-            head, _, body = data.partition(b"\r\n\r\n")
-            length = int(
-                next(x for x in head.lower().split(b"\r\n") if x.startswith(b"content-length:")).split(b":")[1]
-            )
-            while len(body) < length:
-                body += self.request.recv(65536)
-            hits.append(head)
-            reply(self.request)
-
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as tcp:
-        tcp.daemon_threads = True
-        threading.Thread(target=tcp.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{tcp.server_address[1]}", hits
-        finally:
-            tcp.shutdown()
-
 
 def emulated(url: str, timeout: float = 5.0) -> AwsProvider:
     return adapter.create(ProviderOptions(endpoint=url, emulated=True, timeout=timeout))
 
 
-FAULTS: list[tuple[str, Reply, ErrorKind, bool]] = [
+FAULTS: list[tuple[str, Respond, ErrorKind, bool]] = [
     ("throttle", http("400 Bad Request", b'{"__type": "ThrottlingException"}'), ErrorKind.THROTTLED, False),
     ("429", http("429 Too Many Requests", b"{}"), ErrorKind.THROTTLED, False),
     ("500", http("500 Internal Server Error", b'{"__type": "InternalServerError"}'), ErrorKind.TRANSIENT, False),
@@ -305,8 +265,8 @@ FAULTS: list[tuple[str, Reply, ErrorKind, bool]] = [
 
 
 @pytest.mark.parametrize(("reply", "kind", "uncertain"), [f[1:] for f in FAULTS], ids=[f[0] for f in FAULTS])
-def test_the_sdk_sends_once_whatever_comes_back(reply: Reply, kind: ErrorKind, uncertain: bool) -> None:
-    with server(reply) as (url, hits):
+def test_the_sdk_sends_once_whatever_comes_back(reply: Respond, kind: ErrorKind, uncertain: bool) -> None:
+    with http_server(reply) as (url, hits):
         (outcome,) = emulated(url, timeout=0.5).label([IMAGE])
         assert isinstance(outcome, ProviderError)
         assert (outcome.kind, outcome.uncertain) == (kind, uncertain)
@@ -333,7 +293,7 @@ def test_emulated_uses_fake_keys_and_nothing_of_the_environment(monkeypatch: pyt
     monkeypatch.setenv("AWS_USE_DUALSTACK_ENDPOINT", "true")
     monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "odd")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "no such region!")
-    with server(http("200 OK", json.dumps(GOOD).encode())) as (url, hits):
+    with http_server(http("200 OK", json.dumps(GOOD).encode())) as (url, hits):
         provider = emulated(url)
         provider.check()
         (outcome,) = provider.label([IMAGE])

@@ -7,14 +7,12 @@ import json
 import os
 import re
 import socket
-import socketserver
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ from apibench.query.engine import Engine, Question
 from apibench.query.registry import origin_of
 from apibench.query.store import Key, ResponseStore, canonical
 from tests.fakes import QUICK
+from tests.servers import Respond, http, http_server, reset
 from tests.test_emulator import by_colour, picture
 
 pytest.importorskip("azure.cognitiveservices.vision.computervision")
@@ -313,17 +312,6 @@ def test_an_error_that_repeats_the_key_is_kept_without_it() -> None:
 
 # --- over real sockets: one hit for one call, whatever happens ---
 
-Reply = Callable[[socket.socket], object]
-
-
-def http(status: str, body: bytes, extra: str = "") -> Reply:
-    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n{extra}Content-Length: {len(body)}\r\n\r\n"
-    return lambda connection: connection.sendall(head.encode() + body)
-
-
-def reset(connection: socket.socket) -> None:
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
-
 
 def stall(connection: socket.socket) -> None:
     """The head and half a body, and then nothing."""
@@ -331,37 +319,12 @@ def stall(connection: socket.socket) -> None:
     threading.Event().wait(0.6)
 
 
-@contextmanager
-def server(reply: Reply) -> Iterator[tuple[str, list[bytes]]]:
-    """A server that keeps requests, answers each by ``reply`` and closes. The SDK sends its bodies in chunks."""
-    hits: list[bytes] = []
-
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            data = b""
-            while not data.endswith(b"\r\n0\r\n\r\n"):
-                received = self.request.recv(65536)
-                if not received:
-                    break
-                data += received
-            hits.append(data)
-            reply(self.request)
-
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as tcp:
-        tcp.daemon_threads = True
-        threading.Thread(target=tcp.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{tcp.server_address[1]}", hits
-        finally:
-            tcp.shutdown()
-
-
 def emulated(url: str, timeout: float = 5.0, **options: Any) -> AzureProvider:
     return adapter.create(ProviderOptions(endpoint=url, emulated=True, timeout=timeout, **options))
 
 
 ERROR = json.dumps(vendor("InternalServerError")).encode()
-FAULTS: list[tuple[str, Reply, ErrorKind, bool]] = [
+FAULTS: list[tuple[str, Respond, ErrorKind, bool]] = [
     ("429", http("429 Too Many Requests", json.dumps(vendor("429")).encode(), "Retry-After: 1\r\n"), THROTTLED, False),
     ("401", http("401 Unauthorized", b"{}", 'WWW-Authenticate: Basic realm="x"\r\n'), CREDENTIALS, False),
     ("500", http("500 Internal Server Error", ERROR, "Retry-After: 1\r\n"), TRANSIENT, False),
@@ -381,8 +344,8 @@ FAULTS: list[tuple[str, Reply, ErrorKind, bool]] = [
 
 
 @pytest.mark.parametrize(("reply", "kind", "uncertain"), [f[1:] for f in FAULTS], ids=[f[0] for f in FAULTS])
-def test_the_sdk_sends_once_whatever_comes_back(reply: Reply, kind: ErrorKind, uncertain: bool) -> None:
-    with server(reply) as (url, hits):
+def test_the_sdk_sends_once_whatever_comes_back(reply: Respond, kind: ErrorKind, uncertain: bool) -> None:
+    with http_server(reply) as (url, hits):
         provider = emulated(url, timeout=0.3)
         (outcome,) = provider.label([IMAGE])
         provider.close()
@@ -393,7 +356,7 @@ def test_the_sdk_sends_once_whatever_comes_back(reply: Reply, kind: ErrorKind, u
 
 def test_a_5xx_keeps_its_body_where_urllib3_repeats_posts() -> None:
     """As urllib3 1.x does, which heeds what msrest sets: a 5xx would be an error of urllib3's own, its body lost."""
-    with server(http("500 Internal Server Error", ERROR)) as (url, hits):
+    with http_server(http("500 Internal Server Error", ERROR)) as (url, hits):
         provider = emulated(url)
         provider._client.config.retry_policy.policy.allowed_methods = None
         (outcome,) = provider.label([IMAGE])
@@ -402,8 +365,8 @@ def test_a_5xx_keeps_its_body_where_urllib3_repeats_posts() -> None:
 
 
 def test_a_lost_reply_is_not_taken_for_the_one_before() -> None:
-    said: list[Reply] = [http("200 OK", json.dumps(GOOD).encode()), lambda connection: None]
-    with server(lambda connection: said.pop(0)(connection)) as (url, _):
+    said: list[Respond] = [http("200 OK", json.dumps(GOOD).encode()), lambda connection: None]
+    with http_server(lambda connection: said.pop(0)(connection)) as (url, _):
         provider = emulated(url)
         first, second = provider.label([IMAGE]) + provider.label([IMAGE])
     assert isinstance(first, Answer)
@@ -413,9 +376,9 @@ def test_a_lost_reply_is_not_taken_for_the_one_before() -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_no_redirect_is_followed_with_the_image_or_the_key(status: int) -> None:
-    with server(http("200 OK", json.dumps(GOOD).encode())) as (elsewhere, followed):
+    with http_server(http("200 OK", json.dumps(GOOD).encode())) as (elsewhere, followed):
         there = f"Location: {elsewhere}/vision/v3.2/tag\r\n"
-        with server(http(f"{status} Moved", b"", there)) as (url, hits):
+        with http_server(http(f"{status} Moved", b"", there)) as (url, hits):
             provider = emulated(url, timeout=0.5)
             (outcome,) = provider.label([IMAGE])
             provider.close()
@@ -426,7 +389,7 @@ def test_no_redirect_is_followed_with_the_image_or_the_key(status: int) -> None:
 
 def test_the_time_out_is_the_one_that_was_asked_for() -> None:
     told = threading.Event()
-    with server(lambda connection: told.wait(5)) as (url, _):
+    with http_server(lambda connection: told.wait(5)) as (url, _):
         (outcome,) = emulated(url, timeout=0.1).label([IMAGE])
         told.set()
     assert isinstance(outcome, ProviderError)
@@ -472,7 +435,7 @@ def test_what_goes_wrong_before_anything_is_sent_does_not_escape(monkeypatch: py
 
 def test_a_body_that_was_packed_on_the_way_is_kept_unpacked() -> None:
     body = json.dumps(GOOD).encode()
-    with server(http("200 OK", gzip.compress(body), "Content-Encoding: gzip\r\n")) as (url, hits):
+    with http_server(http("200 OK", gzip.compress(body), "Content-Encoding: gzip\r\n")) as (url, hits):
         (outcome,) = emulated(url).label([IMAGE])
         assert isinstance(outcome, Answer)
         assert outcome.raw == body
@@ -487,7 +450,7 @@ def test_emulated_uses_a_fake_key_and_nothing_of_the_environment(
     monkeypatch.setenv("AZURE_HTTP_USER_AGENT", "of-the-environment")
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
         monkeypatch.setenv(name, "/nonexistent")
-    with server(http("200 OK", json.dumps(GOOD).encode())) as (url, hits):
+    with http_server(http("200 OK", json.dumps(GOOD).encode())) as (url, hits):
         provider = emulated(url)
         provider.check()
         (outcome,) = provider.label([IMAGE])
@@ -528,7 +491,7 @@ def test_emulated_calls_never_leave_the_machine(endpoint: str | None) -> None:
 def test_language_and_model_version_are_sent_and_are_the_settings(base: str, path: str) -> None:
     chosen = {"language": "ja", "model-version": "2021-04-01"}
     image = EncodedImage(bytes(range(256)) * 1200, "1" * 64)
-    with server(http("200 OK", json.dumps(GOOD).encode())) as (url, hits):
+    with http_server(http("200 OK", json.dumps(GOOD).encode())) as (url, hits):
         provider = emulated(url + base, settings=chosen)
         (outcome,) = provider.label([image])
         assert isinstance(outcome, Answer)

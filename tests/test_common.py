@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from apibench_adapters.common import MOST_KEPT, check_endpoint, redact, redact_body
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apibench.query import registry
@@ -86,6 +86,7 @@ def test_an_error_of_any_size_is_redacted_in_no_time_and_kept_in_part(body: byte
     assert time.process_time() - started < 2, "it took half a minute, by a pattern that looked back again and again"
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 80), st.integers(0, 60))
 def test_no_half_of_a_key_is_left_where_a_message_is_cut_off(before: int, short: int) -> None:
     key: Any = "Zx9" * 20

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import socket
-import socketserver
 import subprocess
 import sys
 import threading
@@ -26,13 +25,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apibench.emulator import Answerer, Emulator
-from apibench.emulator.rpcd import RpcServer
 from apibench.emulator.wire import Reply as RpcReply
-from apibench.emulator.wire import Request
 from apibench.query.contract import Answer, EncodedImage, ErrorKind, Outcome, ProviderError, ProviderOptions, WireKind
 from apibench.query.engine import Engine, Question
 from apibench.query.store import Key, ResponseStore, canonical, labels_to_json
 from tests.fakes import QUICK
+from tests.servers import Respond, grpc_server, http, http_server, reset
 from tests.test_emulator import by_colour, picture
 
 vision = pytest.importorskip("google.cloud.vision_v1")
@@ -99,57 +97,6 @@ def start() -> Iterator[Start]:
         emulator.close()
 
 
-Reply = Callable[[socket.socket], object]
-
-
-def http(status: str, body: bytes) -> Reply:
-    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    return lambda connection: connection.sendall(head.encode() + body)
-
-
-def reset(connection: socket.socket) -> None:
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
-
-
-@contextmanager
-def server(reply: Reply) -> Iterator[tuple[str, list[bytes]]]:
-    """An HTTP server that counts requests, answers each by ``reply`` and closes."""
-    hits: list[bytes] = []
-
-    class Handler(socketserver.StreamRequestHandler):
-        def handle(self) -> None:
-            head = b"".join(iter(self.rfile.readline, b"\r\n"))
-            lengths = [x for x in head.lower().splitlines() if x.startswith(b"content-length:")]
-            self.rfile.read(int(lengths[0].split(b":")[1]))
-            hits.append(head)
-            reply(self.request)
-
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as tcp:
-        tcp.daemon_threads = True
-        threading.Thread(target=tcp.serve_forever, args=(0.01,), daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{tcp.server_address[1]}", hits
-        finally:
-            tcp.shutdown()
-
-
-@contextmanager
-def grpc_server(answer: Callable[[Request], RpcReply | None]) -> Iterator[tuple[str, list[Request]]]:
-    """A gRPC server that counts calls and answers each by ``answer``."""
-    hits: list[Request] = []
-
-    def handle(request: Request) -> RpcReply | None:
-        hits.append(request)
-        return answer(request)
-
-    served = RpcServer(("127.0.0.1", 0), handle)
-    served.start()
-    try:
-        yield f"http://127.0.0.1:{served.port}", hits
-    finally:
-        served.stop()
-
-
 @contextmanager
 def answering(transport: str, body: bytes) -> Iterator[tuple[str, Callable[[], list[str]]]]:
     """A server that gives this body; and what it was sent, as text that header values are found in."""
@@ -157,7 +104,7 @@ def answering(transport: str, body: bytes) -> Iterator[tuple[str, Callable[[], l
         with grpc_server(lambda _: RpcReply(200, body)) as (url, calls):
             yield url, lambda: [f"{call.headers} {call.body!r}" for call in calls]
     else:
-        with server(http("200 OK", body)) as (url, heads):
+        with http_server(http("200 OK", body)) as (url, heads):
             yield url, lambda: [head.decode() for head in heads]
 
 
@@ -353,7 +300,7 @@ def test_a_truncated_answer_is_not_one(start: Start) -> None:
 UNAUTHENTICATED = (
     b'{"error": {"code": 401, "status": "UNAUTHENTICATED", "message": "Request had invalid credentials."}}'
 )
-HTTP_FAULTS: list[tuple[str, Reply, ErrorKind, bool]] = [
+HTTP_FAULTS: list[tuple[str, Respond, ErrorKind, bool]] = [
     ("401", http("401 Unauthorized", UNAUTHENTICATED), ErrorKind.CREDENTIALS, False),
     ("401 without a body", http("401 Unauthorized", b""), ErrorKind.CREDENTIALS, False),
     ("reset", reset, ErrorKind.TRANSIENT, True),
@@ -371,9 +318,9 @@ HTTP_FAULTS: list[tuple[str, Reply, ErrorKind, bool]] = [
 
 
 @pytest.mark.parametrize(("reply", "kind", "uncertain"), [f[1:] for f in HTTP_FAULTS], ids=[f[0] for f in HTTP_FAULTS])
-def test_the_rest_session_sends_once(reply: Reply, kind: ErrorKind, uncertain: bool) -> None:
+def test_the_rest_session_sends_once(reply: Respond, kind: ErrorKind, uncertain: bool) -> None:
     """Trap 5: it sends a 401 again twice, even with ``retry=None``, and with anonymous credentials raises InvalidOperation."""
-    with server(reply) as (url, hits):
+    with http_server(reply) as (url, hits):
         (outcome,) = emulated(url, "rest").label([IMAGE])
         assert failed(outcome) == (kind, uncertain)
         assert len(hits) == 1
@@ -381,7 +328,7 @@ def test_the_rest_session_sends_once(reply: Reply, kind: ErrorKind, uncertain: b
 
 def test_a_redirect_is_not_followed() -> None:
     """It would take the image, and the key, elsewhere."""
-    with server(http("200 OK", GOOD_BYTES["rest"])) as (elsewhere, followed):
+    with http_server(http("200 OK", GOOD_BYTES["rest"])) as (elsewhere, followed):
         for status in ("302 Found", "307 Temporary Redirect", "308 Permanent Redirect"):
             moved = (
                 f"HTTP/1.1 {status}\r\nLocation: {elsewhere}/v1/images:annotate\r\nContent-Length: 0\r\n\r\n".encode()
@@ -390,7 +337,7 @@ def test_a_redirect_is_not_followed() -> None:
             def reply(connection: socket.socket, moved: bytes = moved) -> None:
                 connection.sendall(moved)
 
-            with server(reply) as (url, hits):
+            with http_server(reply) as (url, hits):
                 (outcome,) = emulated(url, "rest").label([IMAGE])
             assert failed(outcome) == (ErrorKind.PROTOCOL, False)
             assert len(hits) == 1
@@ -398,7 +345,7 @@ def test_a_redirect_is_not_followed() -> None:
 
 
 def test_a_request_that_is_too_large_is_no_images_fault_in_a_batch() -> None:
-    with server(http("413 Request Entity Too Large", b"")) as (url, _):
+    with http_server(http("413 Request Entity Too Large", b"")) as (url, _):
         outcomes = emulated(url, "rest").label(images(b"a", b"b"))
     assert [failed(outcome) for outcome in outcomes] == [(ErrorKind.PROTOCOL, False)] * 2
 

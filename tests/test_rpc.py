@@ -13,31 +13,14 @@ from typing import Any
 import pytest
 from apibench_adapters import rpc
 
-from apibench.emulator.rpcd import RpcServer
 from apibench.emulator.wire import Reply, Request, RpcError
 from apibench.query.contract import ErrorKind
+from tests.servers import grpc_server
 
 grpc = pytest.importorskip("grpc")
 
 METHOD = "/some.Service/Method"
 Answer = Callable[[Request], Reply | None]
-
-
-@contextmanager
-def server(answer: Answer) -> Iterator[tuple[str, list[Request]]]:
-    """A server that counts calls."""
-    hits: list[Request] = []
-
-    def handle(request: Request) -> Reply | None:
-        hits.append(request)
-        return answer(request)
-
-    served = RpcServer(("127.0.0.1", 0), handle)
-    served.start()
-    try:
-        yield f"http://127.0.0.1:{served.port}", hits
-    finally:
-        served.stop()
 
 
 @contextmanager
@@ -91,7 +74,7 @@ def status_of(url: str, timeout: float = 5.0, channel: Any = None) -> rpc.Status
 def test_a_status_of_the_service_is_certain_unless_it_says_that_work_was_begun(
     code: str, message: str, uncertain: bool
 ) -> None:
-    with server(refused(code, message)) as (url, hits):
+    with grpc_server(refused(code, message)) as (url, hits):
         status = status_of(url)
     assert (status.code, status.details, status.from_service, status.uncertain) == (code, message, True, uncertain)
     assert status.trailers["x-request-id"]
@@ -106,7 +89,7 @@ def test_a_host_that_cannot_be_resolved_was_sent_nothing() -> None:
 
 
 def test_a_call_that_is_dropped_is_not_the_services_status_and_uncertain() -> None:
-    with server(lambda _: None) as (url, hits):
+    with grpc_server(lambda _: None) as (url, hits):
         status = status_of(url)
     assert (status.code, status.from_service, status.uncertain) == ("UNAVAILABLE", False, True)
     assert len(hits) == 1
@@ -119,7 +102,7 @@ def test_a_time_out_is_uncertain() -> None:
         never.wait(2)
         return None
 
-    with server(wait) as (url, hits):
+    with grpc_server(wait) as (url, hits):
         status = status_of(url, timeout=0.2)
         never.set()
     assert (status.code, status.from_service, status.uncertain) == ("DEADLINE_EXCEEDED", False, True)
@@ -231,7 +214,7 @@ def test_real_and_emulated_channels_have_no_retry_and_no_configuration_of_a_reso
 
 def test_proxies_are_ignored_when_emulated() -> None:
     """The environment of every test names a proxy that is not there."""
-    with server(lambda _: Reply(200, b"here")) as (url, hits):
+    with grpc_server(lambda _: Reply(200, b"here")) as (url, hits):
         assert status_of(url, channel=grpc.insecure_channel(rpc.target(url))).code == "UNAVAILABLE"
         assert hits == []
         with rpc.loopback_channel(url) as channel:
@@ -241,7 +224,7 @@ def test_proxies_are_ignored_when_emulated() -> None:
 
 def test_large_messages_pass_both_ways() -> None:
     large = bytes(9 * 1024 * 1024)
-    with server(lambda request: Reply(200, request.body)) as (url, _), rpc.loopback_channel(url) as channel:
+    with grpc_server(lambda request: Reply(200, request.body)) as (url, _), rpc.loopback_channel(url) as channel:
         assert channel.unary_unary(METHOD)(large, timeout=10) == large
 
 
@@ -265,7 +248,7 @@ def test_a_reply_is_kept_also_where_the_sdk_cannot_read_it() -> None:
         raise ValueError("no message")
 
     with (
-        server(lambda _: Reply(200, b"\xff\xfe")) as (url, _),
+        grpc_server(lambda _: Reply(200, b"\xff\xfe")) as (url, _),
         rpc.KeepingChannel(rpc.loopback_channel(url)) as channel,
     ):
         assert channel.received.raw is None
@@ -281,7 +264,7 @@ def test_a_reply_is_kept_also_where_the_sdk_cannot_read_it() -> None:
 
 
 def test_a_status_leaves_no_reply_behind() -> None:
-    with server(refused("INTERNAL")) as (url, _), rpc.KeepingChannel(rpc.loopback_channel(url)) as channel:
+    with grpc_server(refused("INTERNAL")) as (url, _), rpc.KeepingChannel(rpc.loopback_channel(url)) as channel:
         with pytest.raises(grpc.RpcError):
             channel.unary_unary(METHOD)(b"", timeout=5)
         assert channel.received.raw is None
@@ -290,7 +273,7 @@ def test_a_status_leaves_no_reply_behind() -> None:
 def test_each_thread_has_its_own_reply() -> None:
     together = threading.Barrier(8, timeout=10)
     with (
-        server(lambda request: Reply(200, b"reply to " + request.body)) as (url, hits),
+        grpc_server(lambda request: Reply(200, b"reply to " + request.body)) as (url, hits),
         rpc.KeepingChannel(rpc.loopback_channel(url)) as channel,
     ):
         # Below an interceptor too, as the SDKs put theirs on top.
@@ -318,7 +301,7 @@ def test_a_reply_that_is_still_being_read_is_not_replaced_by_another_threads() -
         return data
 
     with (
-        server(lambda request: Reply(200, request.body)) as (url, _),
+        grpc_server(lambda request: Reply(200, request.body)) as (url, _),
         rpc.KeepingChannel(rpc.loopback_channel(url)) as channel,
         ThreadPoolExecutor(1) as pool,
     ):
