@@ -62,8 +62,6 @@ class FakeProvider:
         self._delay = delay
         self._mutex = threading.Lock()
 
-    def check(self) -> None: ...
-
     def close(self) -> None: ...
 
     def label(self, images: Sequence[EncodedImage]) -> list[Outcome]:

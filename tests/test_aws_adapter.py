@@ -295,7 +295,6 @@ def test_emulated_uses_fake_keys_and_nothing_of_the_environment(monkeypatch: pyt
     monkeypatch.setenv("AWS_DEFAULT_REGION", "no such region!")
     with http_server(http("200 OK", json.dumps(GOOD).encode())) as (url, hits):
         provider = emulated(url)
-        provider.check()
         (outcome,) = provider.label([IMAGE])
         assert isinstance(outcome, Answer), outcome
     assert b"Credential=EMULATED/" in hits[0]
@@ -345,7 +344,7 @@ def refusal(make: Callable[[], object]) -> ProviderError:
 def test_no_credentials_is_one_line_that_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name)
-    error = refusal(lambda: adapter.create(ProviderOptions()).check())
+    error = refusal(lambda: adapter.create(ProviderOptions()))
     assert "AWS_ACCESS_KEY_ID" in error.message
 
 
@@ -358,7 +357,7 @@ def test_no_region_and_a_missing_profile_are_named(monkeypatch: pytest.MonkeyPat
 
 def test_half_a_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    refusal(lambda: adapter.create(ProviderOptions()).check())
+    refusal(lambda: adapter.create(ProviderOptions()))
 
 
 def test_a_key_with_a_line_break_is_not_told_to_the_world(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -452,7 +452,6 @@ def test_emulated_uses_a_fake_key_and_nothing_of_the_environment(
         monkeypatch.setenv(name, "/nonexistent")
     with http_server(http("200 OK", json.dumps(GOOD).encode())) as (url, hits):
         provider = emulated(url)
-        provider.check()
         (outcome,) = provider.label([IMAGE])
         assert isinstance(outcome, Answer), outcome
     assert b"\r\nOcp-Apim-Subscription-Key: EMULATED\r\n" in hits[0]

@@ -399,7 +399,6 @@ def test_emulated_uses_a_fake_key_and_nothing_of_the_environment(
         monkeypatch.setenv(name, value)
     with answering(transport, GOOD_BYTES[transport]) as (url, sent):
         provider = emulated(url, transport)
-        provider.check()
         (outcome,) = provider.label([IMAGE])
         assert isinstance(outcome, Answer), outcome
         (head,) = sent()

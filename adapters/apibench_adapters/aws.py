@@ -218,9 +218,6 @@ class AwsProvider:
     def host(self) -> str:
         return urlsplit(self._client.meta.endpoint_url).hostname or ""
 
-    def check(self) -> None:
-        """Nothing is left to check: a client is not made without credentials, nor for a host that must not have them."""
-
     def label(self, images: Sequence[EncodedImage]) -> list[Outcome]:
         return [self._one(image) for image in images]
 

@@ -186,9 +186,6 @@ class AzureProvider:
     def host(self) -> str:
         return urlsplit(self._client.config.endpoint).hostname or ""
 
-    def check(self) -> None:
-        """Nothing is left to check: a client is not made without credentials, nor for a host that must not have them."""
-
     def label(self, images: Sequence[EncodedImage]) -> list[Outcome]:
         return [self._one(image) for image in images]
 

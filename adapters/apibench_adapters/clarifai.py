@@ -217,9 +217,6 @@ class ClarifaiProvider:
     def host(self) -> str:
         return urlsplit(self._endpoint).hostname or ""
 
-    def check(self) -> None:
-        """Nothing is left to check: a client is not made without a token, nor for a host that must not have it."""
-
     def label(self, images: Sequence[EncodedImage]) -> list[Outcome]:
         raw, failure = self._send(images)
         if raw is None:

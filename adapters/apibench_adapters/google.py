@@ -123,9 +123,6 @@ class GoogleProvider:
     def host(self) -> str:
         return self._connection.host
 
-    def check(self) -> None:
-        """Nothing is left to check: a client is not made without credentials, nor for a host that must not have them."""
-
     def label(self, images: Sequence[EncodedImage]) -> list[Outcome]:
         feature = {
             "type_": LABEL_DETECTION,

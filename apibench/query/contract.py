@@ -147,9 +147,6 @@ class Provider(Protocol):
     def host(self) -> str:
         """The host that the SDK resolved, without port: what ``origin`` is judged by."""
 
-    def check(self) -> None:
-        """Raise a ProviderError (CREDENTIALS) if no credentials are found. Sends nothing that is billed."""
-
     def label(self, images: Sequence[EncodedImage]) -> list[Outcome]:
         """Send one request with ``images`` (at most ``info.max_batch``); one outcome each, in order. Never raises for a reply."""
 
@@ -174,7 +171,10 @@ class Adapter(Protocol):
         """What ``create``'s client would speak. Raises ValueError naming a wrong setting."""
 
     def create(self, options: ProviderOptions) -> Provider:
-        """Import the SDK and build a client. Raises ProviderError (CREDENTIALS) where that fails for want of keys."""
+        """Import the SDK and build a client; send nothing that is billed.
+
+        Raises ProviderError (CREDENTIALS) where there are no keys, or a host that must not have them.
+        """
 
     def parse(self, raw: bytes) -> Parsed:
         """Read a stored response again. Raises ProviderError (PROTOCOL) where it is not what the vendor documents."""

@@ -238,7 +238,6 @@ def _connect(adapter: Adapter, query: QuerySettings, emulator: Emulator | None) 
         try:
             provider = adapter.create(query.options(endpoint))
             stack.callback(provider.close)
-            provider.check()
         except ProviderError as error:
             raise ApibenchError(f"{query.provider}: {error.message}") from error
         except ModuleNotFoundError as error:
