@@ -114,7 +114,6 @@ def check(recipe: Recipe) -> None:
         stage.estimate(query, 0)
         if not query.emulated:
             continue
-        classifiers.check(query.target)
         target = classifiers.canonical(query.target)
         if target in surrogates:
             raise ApibenchError(

@@ -28,9 +28,9 @@ from apibench.query.contract import Answer, EncodedImage, ErrorKind, Outcome, Pr
 from apibench.query.engine import Engine, Question
 from apibench.query.registry import origin_of
 from apibench.query.store import Key, ResponseStore, canonical
+from tests.emulation import by_colour, picture
 from tests.fakes import QUICK
 from tests.servers import Respond, http, http_server, reset
-from tests.test_emulator import by_colour, picture
 
 pytest.importorskip("azure.cognitiveservices.vision.computervision")
 

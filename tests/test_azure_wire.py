@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -16,29 +16,19 @@ import pytest
 from PIL import Image
 
 from apibench.emulator import Answerer, Emulator
-from tests.test_emulator import bomb, by_colour, encode, picture
+from tests.emulation import Start, bomb, emulators, encode, picture
 
 computervision: Any = pytest.importorskip("azure.cognitiveservices.vision.computervision")
 authentication: Any = pytest.importorskip("msrest.authentication")
 RefusedByAzure = computervision.models.ComputerVisionErrorResponseException
 MIB = 1024 * 1024
 
-Start = Callable[..., Emulator]
-
 
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Starts emulators with the tiny classifier, and stops them."""
-    running: list[Emulator] = []
-
-    def started(**options: Any) -> Emulator:
-        options.setdefault("answerer", Answerer(by_colour, "tiny"))
-        running.append(Emulator(**({"providers": ["azure"]} | options)).start())
-        return running[-1]
-
-    yield started
-    for emulator in running:
-        emulator.close()
+    with emulators("azure") as started:
+        yield started
 
 
 def client_of(emulator: Emulator, key: str = "EMULATED", slash: str = "") -> Any:

@@ -44,8 +44,8 @@ from apibench.query.contract import (
 )
 from apibench.query.engine import Engine, Question
 from apibench.query.store import Key, ResponseStore, canonical, labels_to_json
+from tests.emulation import by_colour, picture
 from tests.fakes import QUICK
-from tests.test_emulator import by_colour, picture
 
 IMAGE = EncodedImage(b"\x89PNG pretend", "0" * 64)
 PAT = "0123456789abcdef" * 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,7 @@ from apibench.emulator import Answerer, Emulator
 from apibench.emulator import clarifai as wire
 from apibench.emulator.answerer import Pixels, Probabilities
 from apibench.emulator.terms import terms
-from tests.test_emulator import bomb, by_colour, encode, picture
-
-Start = Callable[..., Emulator]
+from tests.emulation import Start, bomb, emulators, encode, picture
 
 
 @pytest.fixture
@@ -36,16 +34,8 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     monkeypatch.setattr(
         clarifai_channel, "wrap_response_deserializer", clarifai_channel._response_deserializer_for_grpc
     )
-    running: list[Emulator] = []
-
-    def started(**options: Any) -> Emulator:
-        options = dict[str, Any]({"answerer": Answerer(by_colour, "tiny"), "providers": ["clarifai"]}) | options
-        running.append(Emulator(**options).start())
-        return running[-1]
-
-    yield started
-    for emulator in running:
-        emulator.close()
+    with emulators("clarifai") as started:
+        yield started
 
 
 def asked(

@@ -6,7 +6,6 @@ import base64
 import contextlib
 import hashlib
 import importlib.util
-import io
 import json
 import os
 import signal
@@ -15,9 +14,8 @@ import subprocess
 import sys
 import textwrap
 import threading
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from pathlib import Path
@@ -36,59 +34,18 @@ from apibench.emulator.faults import RateLimit
 from apibench.emulator.rekognition import label_list
 from apibench.errors import ApibenchError
 from apibench.labels import vocabulary
+from tests.emulation import Start, bomb, by_colour, emulators, encode, picture
 
 boto3 = pytest.importorskip("boto3")
 exceptions = pytest.importorskip("botocore.exceptions")
 SESSION = boto3.session.Session()  # one: each reads the service's model anew
 
-RETRIEVER, LABRADOR, BEAGLE, PIZZA = 207, 208, 162, 963
-
-
-def by_colour(pixels: Pixels) -> Probabilities:
-    """A tiny classifier: red is a golden retriever, green a labrador, blue a pizza, by their shares of the light."""
-    light = pixels.reshape(-1, 3).mean(axis=0) + 1e-3
-    found = np.zeros(1000)
-    found[[RETRIEVER, LABRADOR, PIZZA]] = light / light.sum()
-    return found
-
-
-def encode(pixels: Any, image_format: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    image.save(buffer, image_format, **options)
-    return buffer.getvalue()
-
-
-def picture(red: int = 200, green: int = 40, blue: int = 10, size: tuple[int, int] = (96, 96)) -> bytes:
-    return encode(Image.new("RGB", size, (red, green, blue)))
-
-
-def bomb(side: int) -> bytes:
-    """A PNG that says it has ``side`` pixels a side and holds none of them."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
-
-    header = side.to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
-
-
-Start = Callable[..., Emulator]
-
 
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Starts emulators with the tiny classifier, and stops them."""
-    running: list[Emulator] = []
-
-    def started(**options: Any) -> Emulator:
-        options = {"answerer": Answerer(by_colour, "tiny"), "providers": ["aws"]} | options
-        running.append(Emulator(**options).start())
-        return running[-1]
-
-    yield started
-    for emulator in running:
-        emulator.close()
+    with emulators("aws") as started:
+        yield started
 
 
 def client_of(emulator: Emulator, **options: Any) -> Any:

@@ -24,14 +24,14 @@ from apibench_adapters.protobuf import Message, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apibench.emulator import Answerer, Emulator
+from apibench.emulator import Emulator
 from apibench.emulator.wire import Reply as RpcReply
 from apibench.query.contract import Answer, EncodedImage, ErrorKind, Outcome, ProviderError, ProviderOptions, WireKind
 from apibench.query.engine import Engine, Question
 from apibench.query.store import Key, ResponseStore, canonical, labels_to_json
+from tests.emulation import Start, emulators, picture
 from tests.fakes import QUICK
 from tests.servers import Respond, grpc_server, http, http_server, reset
-from tests.test_emulator import by_colour, picture
 
 vision = pytest.importorskip("google.cloud.vision_v1")
 grpc = pytest.importorskip("grpc")
@@ -80,21 +80,10 @@ def no_real_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     monkeypatch.setattr("google.auth.compute_engine._metadata._NO_GCE_CHECK", True)
 
 
-Start = Callable[..., Emulator]
-
-
 @pytest.fixture
 def start() -> Iterator[Start]:
-    running: list[Emulator] = []
-
-    def started(**options: Any) -> Emulator:
-        options = {"answerer": Answerer(by_colour, "tiny"), "providers": ["google"]} | options
-        running.append(Emulator(**options).start())
-        return running[-1]
-
-    yield started
-    for emulator in running:
-        emulator.close()
+    with emulators("google") as started:
+        yield started
 
 
 @contextmanager

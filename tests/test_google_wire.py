@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from PIL import Image
 
 from apibench.emulator import Answerer, Emulator
 from apibench.query.contract import WireKind
-from tests.test_emulator import bomb, by_colour, encode, picture
+from tests.emulation import Start, bomb, emulators, encode, picture
 
 vision = pytest.importorskip("google.cloud.vision_v1")
 grpc = pytest.importorskip("grpc")
@@ -27,23 +27,14 @@ api_key = pytest.importorskip("google.auth.api_key")
 transports = pytest.importorskip("google.cloud.vision_v1.services.image_annotator.transports")
 
 both = pytest.mark.parametrize("transport", ["grpc", "rest"])
-Start = Callable[..., Emulator]
 
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "127.0.0.1")
-    running: list[Emulator] = []
-
-    def started(**options: Any) -> Emulator:
-        options = {"answerer": Answerer(by_colour, "tiny"), "providers": ["google"]} | options
-        running.append(Emulator(**options).start())
-        return running[-1]
-
-    yield started
-    for emulator in running:
-        emulator.close()
+    with emulators("google") as started:
+        yield started
 
 
 def ask(emulator: Emulator, transport: str, *requests: Any, key: str | None = "EMULATED") -> Any:
