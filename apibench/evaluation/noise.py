@@ -18,6 +18,7 @@ SEED = 0
 _QUANTITIES = ("mean", "absolute_mean", "skewness", "absolute_skewness")
 
 Floats = npt.NDArray[np.float64]
+Noise = npt.NDArray[np.int16]
 
 
 @dataclass(frozen=True)
@@ -46,17 +47,28 @@ def patch_statistics(
     is not looked at, so an image smaller than a tile has no patches. Skewness is the third central moment over the 1.5th power
     of the second, without a correction for small samples. Raises ValueError where the shapes differ.
     """
-    if clean.shape != adversarial.shape:
-        raise ValueError(f"shapes differ: {clean.shape} and {adversarial.shape}")
-    height, width, channels = clean.shape
-    rows, columns = height // patch, width // patch
-    noise = (adversarial.astype(np.int16) - clean)[: rows * patch, : columns * patch]
-    tiles = noise.reshape(rows, patch, columns, patch, channels).transpose(0, 2, 4, 1, 3).reshape(-1, patch * patch)
+    cut = tiles(difference(clean, adversarial), patch)
+    tiled = cut.reshape(-1, cut.shape[-1])
     # A constant tile is told by its integers: its computed variance may be a rounding error above zero.
-    varied = tiles[(tiles != tiles[:, :1]).any(axis=1)].astype(np.float64)
+    varied = tiled[(tiled != tiled[:, :1]).any(axis=1)].astype(np.float64)
     centred = varied - varied.mean(axis=1, keepdims=True)
     skewness = (centred**3).mean(axis=1) / (centred**2).mean(axis=1) ** 1.5
-    return PatchStatistics(tiles.mean(axis=1, dtype=np.float64), skewness)
+    return PatchStatistics(tiled.mean(axis=1, dtype=np.float64), skewness)
+
+
+def difference(clean: npt.NDArray[np.uint8], adversarial: npt.NDArray[np.uint8]) -> Noise:
+    """Adversarial minus clean, (H, W, C) int16 levels, of two (H, W, C) uint8. Raises ValueError where the shapes differ."""
+    if clean.shape != adversarial.shape:
+        raise ValueError(f"shapes differ: {clean.shape} and {adversarial.shape}")
+    return adversarial.astype(np.int16) - clean
+
+
+def tiles(noise: Noise, patch: int) -> Noise:
+    """(H, W, C) -> (tiles, C, ``patch``²): tiles that do not overlap, from the top left; what is left over is cut off."""
+    height, width, channels = noise.shape
+    rows, columns = height // patch, width // patch
+    cut = noise[: rows * patch, : columns * patch].reshape(rows, patch, columns, patch, channels)
+    return cut.transpose(0, 2, 4, 1, 3).reshape(rows * columns, channels, patch * patch)
 
 
 @dataclass(frozen=True)
@@ -88,7 +100,8 @@ def summarise(images: Sequence[PatchStatistics], *, resamples: int = RESAMPLES, 
     """
     sums = np.array([[q.sum() for q in _quantities(image)] for image in images]).reshape(-1, len(_QUANTITIES))
     counts = np.array([[len(q) for q in _quantities(image)] for image in images]).reshape(-1, len(_QUANTITIES))
-    drawn_sums, drawn_counts = _resample(sums, counts, resamples, seed)
+    drawn = resample(np.hstack([sums, counts]), resamples, seed)
+    drawn_sums, drawn_counts = np.hsplit(drawn, 2)
     estimates = {}
     for column, name in enumerate(_QUANTITIES):
         total = counts[:, column].sum()
@@ -110,18 +123,18 @@ def _quantities(image: PatchStatistics) -> tuple[Floats, ...]:
     return image.mean, np.abs(image.mean), image.skewness, np.abs(image.skewness)
 
 
-def _resample(
-    sums: Floats, counts: npt.NDArray[np.int64], resamples: int, seed: int, chunk: int = 500
-) -> tuple[Floats, Floats]:
-    """Sums and counts, (resamples, quantities) each, of images drawn with replacement; in chunks, to bound the memory."""
-    n = len(sums)
+def resample(table: Floats, resamples: int = RESAMPLES, seed: int = SEED, chunk: int = 500) -> Floats:
+    """Column sums, (resamples, Q), over images (rows of ``table``, (N, Q)) drawn with replacement.
+
+    In chunks, to bound the memory.
+    """
+    n = len(table)
     if n == 0:
-        return np.zeros((resamples, sums.shape[1])), np.zeros((resamples, sums.shape[1]))
+        return np.zeros((resamples, table.shape[1]))
     generator = np.random.default_rng(seed)
     parts = []
     for start in range(0, resamples, chunk):
         weights = generator.multinomial(n, np.full(n, 1 / n), size=min(chunk, resamples - start)).astype(np.float64)
         # einsum without BLAS: the same sum in the same order on every machine.
-        parts.append([np.einsum("rn,nq->rq", weights, table.astype(np.float64)) for table in (sums, counts)])
-    drawn_sums, drawn_counts = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return drawn_sums, drawn_counts
+        parts.append(np.einsum("rn,nq->rq", weights, table.astype(np.float64)))
+    return np.concatenate(parts)

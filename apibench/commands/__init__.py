@@ -1,0 +1,1 @@
+"""Commands in files of their own: one click command each, registered by :mod:`apibench.cli`."""
