@@ -25,7 +25,7 @@ ifdef TORCH_INDEX
 	$(PIP) --no-deps --index-url $(TORCH_INDEX) torch torchvision
 endif
 	$(PIP) hatchling
-	$(PIP) --no-build-isolation --editable '.[aws,azure,clarifai-lean,google,demo,dev]'
+	$(PIP) --no-build-isolation --editable '.[aws,azure,clarifai-lean,google,demo,evaluation,dev]'
 	@touch $@
 
 test: setup

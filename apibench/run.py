@@ -62,10 +62,10 @@ def variants(recipe: Recipe) -> list[Variant]:
     found = [Variant("clean"), *attacked]
     for purify in recipe.purify:
         for iterations in purify.iterations:
-            # The purifier's own name: it tells weights of the same file name apart by their content.
-            plain = re.sub(r"[^A-Za-z0-9.]+", "-", purifiers.create(purify.purifier, iterations).name)
+            # The purifier's own name: it tells weights of the same file name apart by their content, and parts of a chain.
+            plain = re.sub(r"[^A-Za-z0-9.+]+", "-", purifiers.create(purify.purifier, iterations).variant)
             for base in ("clean", *(variant.folder for variant in attacked)):
-                folder = f"{base}+{plain}-{iterations}"
+                folder = f"{base}+{plain}"
                 found.append(Variant(folder, base, purifier=purify.purifier, iterations=iterations))
     if len({variant.folder for variant in found}) < len(found):
         raise ApibenchError("recipe: purify: the same purifier with the same iterations stands in it twice")
@@ -209,7 +209,7 @@ def make_sets(recipe: Recipe, say: Say, result: RunResult) -> list[ImageSet]:
         else:
             assert variant.purifier is not None
             purifier = purifiers.create(variant.purifier, variant.iterations)
-            purified = purification.purify(made[variant.base], out, purifier)
+            purified = purification.purify(made[variant.base], out, purifier, seed=recipe.generate.seed)
             made[variant.folder] = purified.images
             result.problems += [reason for _, reason in purified.failed]
             say(f"purify: {variant.folder}: {purified.made} made, {purified.kept} were there")

@@ -1,9 +1,10 @@
 """Purifiers: smooth an adversarial image before a classifier, or an API, sees it.
 
 One contract (:class:`~apibench.purifiers.contract.Purifier`) and one registry: :func:`names` lists what there is,
-:func:`create` makes one from its name.
+:func:`describe` says how each is written, :func:`create` makes one from its name, :func:`register` adds a :class:`Kind`.
 """
 
-from apibench.purifiers.registry import create, names
+from apibench.purifiers.catalogue import Kind, Parameter
+from apibench.purifiers.registry import create, describe, names, register
 
-__all__ = ["create", "names"]
+__all__ = ["Kind", "Parameter", "create", "describe", "names", "register"]

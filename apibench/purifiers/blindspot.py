@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import cast
 
 from apibench._torch import torch
+from apibench.purifiers import grids
 
 nn = torch.nn
 Tensor = torch.Tensor
@@ -24,16 +25,25 @@ _RING = ("111", "101", "111")
 _KNIGHT = ("01010", "10001", "00100", "10001", "01010")
 _DIAGONAL = ("101", "010", "101")
 
+PLAIN, AFFINE = FORMS = ("plain", "affine")
+
 
 @dataclass(frozen=True)
 class BlindSpotSettings:
-    """What makes a blind-spot network: ``layers`` masked convolutions (at least 2) of ``filters`` channels each."""
+    """What makes a blind-spot network: ``layers`` masked convolutions (at least 2) of ``filters`` channels each.
+
+    ``form`` is what becomes of them: ``plain`` is NCIS's, a value of the pixel from its surroundings alone; ``affine`` is
+    a * z + b, where z is the pixel itself and only a and b come from its surroundings (Byun, Cha, Moon, CVPR 2021, section 3).
+    """
 
     layers: int = 8
     filters: int = 64
     channels: int = 3
+    form: str = PLAIN
 
     def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise ValueError(f"{self.form}: no such form of the output; there are {', '.join(FORMS)}")
         if self.layers < 2 or self.filters < self.channels or self.channels < 1:
             raise ValueError(f"a blind-spot network needs layers >= 2 and filters >= channels >= 1, got {asdict(self)}")
 
@@ -61,6 +71,7 @@ class MaskedConv2d(nn.Module):
         self.weight = nn.Parameter(torch.empty(outputs, inputs, len(taps)))
         self.bias = nn.Parameter(torch.zeros(outputs))
         nn.init.normal_(self.weight, std=(2.0 / (inputs * len(taps))) ** 0.5)
+        self.grids = grids.find_grids(mask, dilation)
         self.centre = taps.index(self.size**2 // 2) if self.size**2 // 2 in taps else None
 
     def dense(self) -> Tensor:
@@ -71,6 +82,8 @@ class MaskedConv2d(nn.Module):
         return kernel.view(outputs, inputs, self.size, self.size)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.grids and x.device.type == "cpu" and not torch.is_grad_enabled():
+            return grids.convolve(x, self.weight, self.bias, self.grids)
         return nn.functional.conv2d(x, self.dense(), self.bias, dilation=self.dilation)
 
 
@@ -113,7 +126,8 @@ class BlindSpotLayer(nn.Module):
 class BlindSpotNet(nn.Module):
     """FBI-Net. (N, C, H + 2m, W + 2m) in, (N, C, H, W) out, m = ``margin``; no clamp, float32.
 
-    An output pixel does not depend on the input pixel at the same place (exactly: that gradient is zero).
+    In the plain form an output pixel does not depend on the input pixel at the same place (exactly: that gradient is zero).
+    In the affine form that gradient is a, which itself depends on the surroundings only.
     """
 
     def __init__(self, settings: BlindSpotSettings | None = None) -> None:
@@ -129,8 +143,19 @@ class BlindSpotNet(nn.Module):
         )
         self.activation = nn.PReLU(s.filters, init=0.0)
         self.residual = ResidualBlock(s.filters)
-        self.output = nn.Conv2d(s.filters, s.channels, 1)
-        self._start_at_the_mean_of_the_ring()
+        self.output = nn.Conv2d(s.filters, s.channels * (2 if s.form == AFFINE else 1), 1)
+        if s.form == AFFINE:
+            self._start_at_the_identity()
+        else:
+            self._start_at_the_mean_of_the_ring()
+
+    @torch.no_grad()
+    def _start_at_the_identity(self) -> None:
+        """Start where the untrained network gives every pixel back as it is: a = 1 and b = 0, but for a little noise."""
+        self.output.weight.mul_(0.01)
+        assert self.output.bias is not None
+        self.output.bias.zero_()
+        self.output.bias[: self.settings.channels] = 1.0
 
     @torch.no_grad()
     def _start_at_the_mean_of_the_ring(self) -> None:
@@ -169,7 +194,11 @@ class BlindSpotNet(nn.Module):
             chain, path = layer(chain, path)
             total = path if total is None else crop(total, cast(BlindSpotLayer, layer).conv.radius) + path
         assert total is not None
-        return cast(Tensor, self.output(self.residual(self.activation(total / len(self.layers)))))
+        y = cast(Tensor, self.output(self.residual(self.activation(total / len(self.layers)))))
+        if self.settings.form == PLAIN:
+            return y
+        slope, offset = y.chunk(2, dim=1)
+        return slope * crop(x, self.margin) + offset
 
 
 def _silence(block: ResidualBlock, channels: int) -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
 from apibench._torch import torch
 from apibench.errors import ApibenchError
-from apibench.purifiers.blindspot import BlindSpotNet, BlindSpotSettings, reflect
+from apibench.purifiers.blindspot import AFFINE, BlindSpotNet, BlindSpotSettings, reflect
 from apibench.purifiers.contract import Purifier
 from apibench.purifiers.smoothing import Smoothing
 
 Tensor = torch.Tensor
 
-TILE = 192  # pixels a side of what is computed at a time without a gradient
+TILE = 256  # most pixels a side of what is computed at a time without a gradient
 
 # The header of a weights file: JSON under one key, with the network's and the smoothing's settings.
 HEADER = "apibench"
@@ -47,17 +49,36 @@ class NCIS(Purifier):
         """
         border = 2 * self.network.margin
         height, width = x.shape[-2] - border, x.shape[-1] - border
+        # Equal tiles: a narrow one left over would be mostly its own border.
+        rows, columns = (math.ceil(side / math.ceil(side / TILE)) for side in (height, width))
         y = x.new_empty(*x.shape[:-2], height, width)
-        for top in range(0, height, TILE):
-            for left in range(0, width, TILE):
-                tile = x[..., top : top + TILE + border, left : left + TILE + border]
+        for top in range(0, height, rows):
+            for left in range(0, width, columns):
+                tile = x[..., top : top + rows + border, left : left + columns + border]
                 result = self.network(tile.contiguous(memory_format=torch.channels_last))
-                y[..., top : top + TILE, left : left + TILE] = result
+                y[..., top : top + rows, left : left + columns] = result
         return y
 
 
-def load_weights(path: Path) -> tuple[BlindSpotNet, Smoothing]:
-    """Read what ``apibench train`` wrote: the network, and the smoothing it was trained after.
+class Weights(NamedTuple):
+    """A trained network, the smoothing it is used after, and whether noise was added when it was trained."""
+
+    network: BlindSpotNet
+    smoothing: Smoothing
+    noisy: bool
+
+    @property
+    def kind(self) -> str:
+        """Which purifier they are the weights of."""
+        if self.network.settings.form == AFFINE:
+            return "ncis-affine"
+        if self.smoothing.kernel == 1:
+            return "bsn"
+        return "ncis-noise" if self.noisy else "ncis"
+
+
+def load_weights(path: Path) -> Weights:
+    """Read what ``apibench train`` wrote.
 
     Raises ApibenchError naming the file where it is not readable, not of this kind, or does not fit its own header.
     """
@@ -72,7 +93,9 @@ def load_weights(path: Path) -> tuple[BlindSpotNet, Smoothing]:
     try:
         network = BlindSpotNet(BlindSpotSettings(**header["network"]))
         smoothing = Smoothing(**header["smoothing"])
+        # Weights made before there was such a training do not say; they had none.
+        noisy = max(header.get("training", {}).get("settings", {}).get("noise", (0.0,))) > 0
         network.load_state_dict(state)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ApibenchError(f"{path}: its tensors do not fit the network its header names ({error!s:.160})") from error
-    return network, smoothing
+    return Weights(network, smoothing, noisy)

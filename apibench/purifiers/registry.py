@@ -1,67 +1,149 @@
-"""Purifiers by name: ``NAME`` or ``NAME:ARGUMENT``.
+"""Purifiers by name: ``NAME``, ``NAME:ARGUMENT``, or several in a chain, ``jpeg:50+ncis:4``.
 
-``gaussian`` or ``gaussian:KERNEL,SIGMA``; ``ncis`` (the weights that come with apibench) or ``ncis:FILE.safetensors``;
-``jpeg`` (quality 50) or ``jpeg:QUALITY``.
+Each part of a chain may say how many passes it makes, ``NAME[:ARGUMENT]/PASSES``; for a purifier with weights a whole number
+as the argument says it too. A path whose first folder has a plus in its name is written with ``./`` before it. Nothing here
+imports torch before a purifier is made.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Callable
+import re
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from apibench import data
 from apibench.errors import ApibenchError
-from apibench.purifiers.contract import Purifier
-from apibench.purifiers.gaussian import Gaussian
-from apibench.purifiers.jpeg import Jpeg
-from apibench.purifiers.ncis import NCIS, load_weights
-from apibench.purifiers.smoothing import Smoothing
+from apibench.purifiers.catalogue import KINDS, Kind, written
 
-DEFAULT_WEIGHTS = "weights/ncis.safetensors"
-DEFAULT_QUALITY = 50
+if TYPE_CHECKING:
+    from apibench.purifiers.contract import Purifier
 
+GROUP = "apibench.purifiers"
+MOST_PASSES = 1000
 
-def _gaussian(argument: str, iterations: int) -> Purifier:
-    if not argument:
-        return Gaussian("gaussian", iterations, Smoothing())
-    kernel, _, sigma = argument.partition(",")
-    smoothing = Smoothing(int(kernel), float(sigma)) if sigma else Smoothing(int(kernel))
-    return Gaussian(f"gaussian:{smoothing.kernel},{smoothing.sigma:g}", iterations, smoothing)
+# An argument ends at the next plus or slash, but for a path, which goes on to its suffix.
+_PART = re.compile(
+    r"(?P<kind>[^:/+]*)(?::(?P<argument>[^/+]*|.*?\.safetensors))?(?:/(?P<passes>[0-9]+))?(?=\+|$)", re.DOTALL
+)
+
+_kinds = {kind.name: kind for kind in KINDS}
 
 
-def _ncis(argument: str, iterations: int) -> Purifier:
-    path = Path(argument).expanduser() if argument else data.path(DEFAULT_WEIGHTS)
-    if not path.is_file():
-        raise ApibenchError(f"ncis:{argument}: no file {path}")
-    network, smoothing = load_weights(path)
-    # Other weights are another purifier: their content names them, not the folder they lie in.
-    name = f"ncis:{path.stem}#{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}" if argument else "ncis"
-    return NCIS(name, iterations, network, smoothing)
+def register(kind: Kind) -> None:
+    """Add a kind of purifier to this process. Raises ApibenchError where there is another one of its name.
 
-
-def _jpeg(argument: str, iterations: int) -> Purifier:
-    quality = int(argument) if argument else DEFAULT_QUALITY
-    return Jpeg(f"jpeg:{quality}", iterations, quality)
-
-
-_FACTORIES: dict[str, Callable[[str, int], Purifier]] = {"gaussian": _gaussian, "ncis": _ncis, "jpeg": _jpeg}
+    A package adds one for every process by an entry point in the group ``apibench.purifiers``: its name, and where its
+    :class:`Kind` is found.
+    """
+    if _kinds.get(kind.name, kind) != kind or kind.name in _installed():
+        raise ApibenchError(f"{kind.name}: there is a purifier of this name already")
+    _kinds[kind.name] = kind
 
 
 def names() -> list[str]:
     """The purifiers there are."""
-    return sorted(_FACTORIES)
+    return sorted({*_kinds, *_installed()})
+
+
+def describe() -> list[Kind]:
+    """Every kind of purifier: how it is written, its default, its paper. Raises ApibenchError for a plug-in that is broken."""
+    return [find(name) for name in names()]
+
+
+def find(name: str) -> Kind:
+    """The kind of that name. Raises ApibenchError where there is none, or more than one, or it cannot be imported."""
+    points = _installed().get(name, [])
+    if len(points) + (name in _kinds) > 1:
+        where = ", ".join(point.value for point in points)
+        raise ApibenchError(f"{name}: more than one purifier has this name ({where}); uninstall one")
+    if points:
+        return _load(points[0])
+    if name not in _kinds:
+        close = difflib.get_close_matches(name, names(), n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ApibenchError(f"{name or '(nothing)'}: no such purifier; there are {', '.join(names())}{hint}")
+    return _kinds[name]
 
 
 def create(name: str, iterations: int = 1) -> Purifier:
-    """Make a purifier. Raises ApibenchError naming what is wrong with ``name`` or ``iterations``."""
-    kind, _, argument = name.partition(":")
-    if kind not in _FACTORIES:
-        close = difflib.get_close_matches(kind, _FACTORIES, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ApibenchError(f"{name}: no such purifier; there are {', '.join(names())}{hint}")
+    """Make a purifier, or a chain of them. Raises ApibenchError naming what is wrong with ``name`` or ``iterations``."""
+    parts = _parts(name)
+    if len(parts) == 1:
+        return _create(*parts[0], iterations).eval()
+    if iterations != 1:
+        raise ApibenchError(f"{name}: a chain takes no iterations; say them for each part, such as jpeg:50+ncis/4")
+    from apibench.purifiers.chain import Chain
+
+    return Chain([_create(*part) for part in parts]).eval()
+
+
+def _create(text: str, name: str, argument: str | None, passes: int | None, iterations: int = 1) -> Purifier:
+    """``text`` is the whole part, for messages."""
+    kind = find(name)
     try:
-        return _FACTORIES[kind](argument, iterations).eval()
+        if argument == "":
+            raise ValueError("nothing stands after the colon")
+        if kind.weights and argument and re.fullmatch("[0-9]+", argument):
+            if passes is not None:
+                raise ValueError("its passes are given twice")
+            passes = int(argument)
+            argument = None
+        if passes is not None:
+            if iterations != 1:
+                raise ValueError(f"its passes are given twice, {passes} and {iterations}")
+            if passes > MOST_PASSES:
+                raise ValueError(f"passes must be at most {MOST_PASSES}")
+            iterations = passes
+        if kind.weights:
+            return _with_weights(kind, argument, iterations)
+        values = kind.values(argument)
+        named = not values or (argument is None and kind.bare)
+        return kind.make(kind.name if named else f"{kind.name}:{written(values)}", iterations, *values)
     except ValueError as error:
-        raise ApibenchError(f"{name}: {error}") from error
+        raise ApibenchError(f"{text}: {error}; write {kind.form}, by default {kind.default}") from error
+    except ImportError as error:
+        raise ApibenchError(f"{text}: {kind.name} cannot be used here: {error}") from error
+
+
+def _with_weights(kind: Kind, argument: str | None, iterations: int) -> Purifier:
+    path = Path(argument).expanduser() if argument else data.path(kind.weights)
+    if not path.is_file():
+        raise ApibenchError(f"{kind.name}:{argument}: no file {path}")
+    # Other weights are another purifier: their content names them, not the folder they lie in.
+    own = f"{kind.name}:{path.stem}#{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+    return kind.make(own if argument else kind.name, iterations, path)
+
+
+def _parts(text: str) -> list[tuple[str, str, str | None, int | None]]:
+    """(the part, kind, argument, passes) of each part; what cannot be read is one part, for its kind to refuse."""
+    parts: list[tuple[str, str, str | None, int | None]] = []
+    start = 0
+    while start <= len(text):
+        match = _PART.match(text, start)
+        if match is None:
+            kind, colon, argument = text[start:].partition(":")
+            return [*parts, (text[start:], kind, argument if colon else None, None)]
+        passes = match["passes"]
+        parts.append((match[0], match["kind"], match["argument"], None if passes is None else int(passes)))
+        start = match.end() + 1
+    return parts
+
+
+def _installed() -> dict[str, list[EntryPoint]]:
+    found: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=GROUP):
+        found.setdefault(point.name, []).append(point)
+    return found
+
+
+def _load(point: EntryPoint) -> Kind:
+    try:
+        kind = point.load()
+    except Exception as error:  # a plug-in is somebody's package: it may fail to import in any way
+        raise ApibenchError(f"{point.name}: cannot be loaded ({type(error).__name__}: {error!s:.120})") from error
+    if not isinstance(kind, Kind) or kind.name != point.name:
+        raise ApibenchError(f"{point.name}: {point.value} is not the Kind of that name (apibench.purifiers.Kind)")
+    return kind

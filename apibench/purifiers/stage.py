@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,6 @@ from apibench.imageset import ImageSet, SetWriter
 from apibench.pixels import sources_sha256, to_pixels, to_tensor
 from apibench.progress import Progress
 from apibench.purifiers.contract import Purifier
-from apibench.purifiers.ncis import NCIS
 
 
 @dataclass(frozen=True)
@@ -28,12 +27,14 @@ class Purified:
     failed: tuple[tuple[str, str], ...] = ()  # (file, reason) of images that cannot be read
 
 
-def purify(images: ImageSet, out: Path, purifier: Purifier, *, device: str = "cpu") -> Purified:
-    """Purify every image of a set, one at a time (that fits the cache); what is already in ``out`` stays untouched."""
-    settings: dict[str, str | int] = {"purifier": purifier.name, "iterations": purifier.iterations}
-    if isinstance(purifier, NCIS):
-        # The default weights may change with a new apibench: the set must then be another one.
-        settings["weights_sha256"] = _weights_sha256(purifier)
+def purify(images: ImageSet, out: Path, purifier: Purifier, *, device: str = "cpu", seed: int = 0) -> Purified:
+    """Purify every image of a set, one at a time (that fits the cache); what is already in ``out`` stays untouched.
+
+    ``seed``: with each image's identity it decides what a random purifier draws; the others do without.
+    """
+    settings = purifier.settings()
+    if purifier.random:
+        settings["seed"] = seed
     recipe = {
         "stage": "purify",
         **settings,
@@ -45,12 +46,14 @@ def purify(images: ImageSet, out: Path, purifier: Purifier, *, device: str = "cp
     failed: dict[str, str] = {}
     purifier = purifier.to(device)
     about = machine(device)
+    about["versions"] |= {library: version(library) for library in purifier.libraries}
     for record in Progress(todo, f"purify {purifier.variant}", unit="image"):
         try:
             before = images.read_pixels(record)
         except ApibenchError as error:
             failed[record.id] = str(error)
             continue
+        purifier.seed(seed, record.pixels_sha256)
         with torch.inference_mode():
             after = to_pixels(purifier(to_tensor(before).to(device)))
         writer.write(
@@ -72,10 +75,3 @@ def purify(images: ImageSet, out: Path, purifier: Purifier, *, device: str = "cp
     assert finished is not None
     kept = len(images.records) - len(todo)
     return Purified(finished, made=len(todo) - len(failed), kept=kept, failed=tuple(failed.items()))
-
-
-def _weights_sha256(purifier: NCIS) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(purifier.network.state_dict().items()):
-        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
