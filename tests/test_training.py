@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -11,8 +12,12 @@ from PIL import Image
 from apibench import purifiers
 from apibench._torch import torch
 from apibench.errors import ApibenchError
-from apibench.purifiers import training
-from apibench.purifiers.blindspot import BlindSpotSettings
+from apibench.purifiers import job, training
+from apibench.purifiers.blindspot import AFFINE, BlindSpotSettings
+from apibench.purifiers.crops import Crops, Photographs
+from apibench.purifiers.ncis import load_weights
+from apibench.purifiers.presets import PRESETS
+from apibench.purifiers.smoothing import Smoothing
 from tests.conftest import paint
 
 SETTINGS = training.TrainingSettings(
@@ -85,3 +90,108 @@ def test_the_schedule_warms_up_and_decays() -> None:
     assert rates[0] < rates[3]
     assert rates[4:] == sorted(rates[4:], reverse=True)
     assert rates[-1] < 0.1 * SETTINGS.learning_rate
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("ncis", {"widths": (0.7, 2.0), "smoothing": Smoothing(7, 1.5)}),
+        ("ncis-noise", {"noise": (12.0, 12.0), "noise_width": 1.5}),
+        ("ncis-affine", {"network": BlindSpotSettings(layers=3, filters=8, form=AFFINE), "noise": (0.0, 12.0)}),
+        ("bsn", {"smoothing": Smoothing(1, 1.0), "noise": (8.0, 8.0)}),
+    ],
+    ids=["range", "noise", "affine", "bsn"],
+)
+def test_every_kind_of_training_learns_and_its_weights_load(
+    folder: Path, tmp_path: Path, kind: str, changes: dict[str, Any]
+) -> None:
+    settings = dataclasses.replace(SETTINGS, steps=40, crop=10, **changes)
+    summary = training.train(folder, tmp_path / "w.safetensors", settings)
+    losses = [entry["validation"] for entry in summary["history"]]
+    assert min(losses[1:]) < losses[0]
+    weights = load_weights(tmp_path / "w.safetensors")
+    assert weights.network.settings == settings.network
+    assert weights.smoothing == settings.smoothing
+    assert weights.kind == kind
+
+
+def load(folder: Path, settings: training.TrainingSettings) -> Crops:
+    return Crops(settings, Photographs.load(folder, settings))
+
+
+def test_noise_has_the_strength_and_the_width_that_were_asked_for(folder: Path) -> None:
+    plain = dataclasses.replace(SETTINGS, smoothing=Smoothing(1, 1.0), batch=64)
+    noisy = dataclasses.replace(plain, noise=(0.0, 20.0))
+    # The same step draws the same crops, so that the difference is the noise.
+    clean, seen = load(folder, plain).of_step(3)[0], load(folder, noisy).of_step(3)[0]
+    noise = (seen - clean) * 255
+    rms = noise.square().mean(dim=(1, 2, 3)).sqrt()
+    assert rms.max() <= 20.5
+    assert rms.mean() == pytest.approx(10.0, abs=2.5)
+    assert noise.mean().abs() < 0.2
+
+    def correlation(x: torch.Tensor) -> float:
+        return float((x[..., 1:] * x[..., :-1]).mean() / x.square().mean())
+
+    assert abs(correlation(noise)) < 0.05
+    wide = load(folder, dataclasses.replace(noisy, noise_width=2.0)).of_step(3)[0] - clean
+    assert correlation(wide) > 0.5
+
+
+def test_a_range_of_widths_is_drawn_anew_every_step(folder: Path) -> None:
+    crops = load(folder, dataclasses.replace(SETTINGS, smoothing=Smoothing(7, 1.0), widths=(0.5, 2.0), crop=10))
+    m = SETTINGS.network.margin
+
+    def lost(step: int) -> float:
+        smooth, clean = crops.of_step(step)
+        return float((smooth[..., m:-m, m:-m] - clean).square().mean())
+
+    assert len({round(lost(step), 8) for step in range(4)}) == 4
+    assert lost(2) == lost(2)
+
+
+def test_two_processes_train_what_one_does(folder: Path, tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, steps=4, validate_every=2)
+    alone = job.train(folder, tmp_path / "one.safetensors", settings)
+    together = job.train(folder, tmp_path / "two.safetensors", settings, processes=2)
+    assert together["workers"] == 2
+    assert together["best"]["validation"] == pytest.approx(alone["best"]["validation"], rel=1e-4)
+    one, two = (load_weights(tmp_path / f"{name}.safetensors").network.state_dict() for name in ("one", "two"))
+    for name, tensor in one.items():
+        assert torch.allclose(tensor, two[name], atol=1e-3), name
+
+
+def test_what_a_process_fails_of_is_said_in_its_own_words(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ApibenchError, match="a batch of 2 cannot be shared equally among 3"):
+        job.train(folder, tmp_path / "w.safetensors", SETTINGS, processes=3)
+    small = dataclasses.replace(SETTINGS, crop=200)
+    with pytest.raises(ApibenchError, match=r"^[^\n]*training needs at least 2 photographs[^\n]*$"):
+        job.train(folder, tmp_path / "w.safetensors", small, processes=2)
+
+
+def test_presets_are_what_the_command_offers_and_the_paper_s_is_the_paper_s() -> None:
+    from apibench.commands import train as command
+
+    assert tuple(PRESETS) == command.PRESETS
+    for name in PRESETS:
+        assert job.settings(name, {}) == PRESETS[name].settings
+    paper = PRESETS["paper"].settings
+    assert (paper.network.layers, paper.network.filters, paper.network.form) == (8, 64, "plain")
+    assert (paper.noise, paper.widths) == ((0.0, 0.0), None)
+    changed = job.settings("affine", {"filters": 16, "sigma": 2.0, "steps": 5})
+    assert (changed.network.filters, changed.network.form, changed.smoothing.sigma) == (16, "affine", 2.0)
+    with pytest.raises(ValueError, match="range of widths"):
+        job.settings("paper", {"widths": (2.0, 1.0)})
+
+
+def test_a_training_starts_from_weights_of_the_same_network_only(folder: Path, tmp_path: Path) -> None:
+    begun = training.train(folder, tmp_path / "a.safetensors", dataclasses.replace(SETTINGS, steps=40))
+    other = dataclasses.replace(SETTINGS, smoothing=Smoothing(5, 0.8), steps=8)
+    fresh = training.train(folder, tmp_path / "b.safetensors", other)
+    gone_on = training.train(folder, tmp_path / "c.safetensors", other, start=tmp_path / "a.safetensors")
+    assert gone_on["start_sha256"] != ""
+    assert gone_on["history"][0]["validation"] < fresh["history"][0]["validation"]
+    assert begun["best"]["validation"] > 0
+    wider = dataclasses.replace(SETTINGS, network=BlindSpotSettings(layers=3, filters=9))
+    with pytest.raises(ApibenchError, match=r"a\.safetensors: its network is .*filters=8.*, not .*filters=9"):
+        training.train(folder, tmp_path / "d.safetensors", wider, start=tmp_path / "a.safetensors")

@@ -10,10 +10,9 @@ import copy
 import hashlib
 import json
 import math
-import random
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,123 +20,88 @@ from typing import Any
 import numpy as np
 from safetensors.torch import save
 
-from apibench import photographs
 from apibench._torch import torch
 from apibench.errors import ApibenchError
-from apibench.imageset import Pixels, write_atomically
+from apibench.imageset import write_atomically
 from apibench.progress import Progress
-from apibench.purifiers.blindspot import BlindSpotNet, BlindSpotSettings
-from apibench.purifiers.ncis import FORMAT, HEADER
-from apibench.purifiers.smoothing import Smoothing
+from apibench.purifiers.blindspot import BlindSpotNet, crop
+from apibench.purifiers.crops import Crops, Photographs, TrainingSettings
+from apibench.purifiers.ncis import FORMAT, HEADER, load_weights
+from apibench.purifiers.workers import Worker
 
 Tensor = torch.Tensor
 
+PRECISIONS = ("float32", "bfloat16")
+
 
 @dataclass(frozen=True)
-class TrainingSettings:
-    """How a network is trained. ``crop`` is the side, in pixels, of what it predicts of a photograph at a time."""
+class Machine:
+    """Where and how a training is computed: nothing of it changes what is trained, but for the last bits.
 
-    network: BlindSpotSettings = field(default_factory=BlindSpotSettings)
-    smoothing: Smoothing = field(default_factory=Smoothing)
-    steps: int = 2000
-    batch: int = 4
-    crop: int = 96
-    learning_rate: float = 2e-3
-    warmup: int = 50
-    average: float = 0.995  # decay of the running mean of the weights: the mean is what is validated and kept
-    validate_every: int = 100
-    max_side: int = 512
-    seed: int = 0
+    ``precision`` ``bfloat16`` is mixed precision: convolutions in bfloat16, weights, loss and optimiser in float32; for GPUs
+    (a CPU without instructions for it is many times slower). ``compiled`` lets torch.compile fuse the network's many
+    elementwise operations. ``worker`` is this process's part of the work.
+    """
 
-    @property
-    def margin(self) -> int:
-        return self.network.margin + self.smoothing.radius
+    device: str = "cpu"
+    precision: str = "float32"
+    compiled: bool = False
+    worker: Worker = Worker()  # noqa: RUF009 - frozen
 
-    def rate(self, step: int) -> float:
-        """Learning rate at a step: a linear warm-up, then half a cosine down to a hundredth."""
-        if step < self.warmup:
-            return self.learning_rate * (step + 1) / self.warmup
-        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-@dataclass
-class Photographs:
-    """Training and validation photographs, decoded: (H, W, 3) uint8 each. The split is by the hash of the file."""
-
-    train: list[Pixels]
-    validation: list[Pixels]
-    sha256: str
-    skipped: list[str]
-
-    @classmethod
-    def load(cls, folder: Path, settings: TrainingSettings) -> Photographs:
-        """About a tenth is held out. Files that cannot be decoded, or are smaller than a crop, are skipped and named."""
-        found, _ = photographs.find(folder)
-        train: list[Pixels] = []
-        validation: list[Pixels] = []
-        skipped: list[str] = []
-        digest = hashlib.sha256()
-        side = settings.crop + 2 * settings.margin
-        for item in Progress(found, "decode", unit="image"):
-            try:
-                pixels = photographs.decode(item.path, settings.max_side)
-            except ApibenchError as error:
-                skipped.append(str(error))
-                continue
-            if min(pixels.shape[:2]) < side:
-                skipped.append(f"{item.path}: smaller than a crop of {side} pixels")
-                continue
-            sha = hashlib.sha256(item.path.read_bytes()).digest()
-            digest.update(sha)
-            (validation if sha[0] < 26 else train).append(pixels)
-        if not validation and len(train) > 1:
-            validation.append(train.pop())
-        if not train or not validation:
-            raise ApibenchError(f"{folder}: training needs at least 2 photographs of {side} pixels or more a side")
-        return cls(train, validation, digest.hexdigest(), skipped)
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"{self.precision}: no such precision; there are {', '.join(PRECISIONS)}")
 
 
 class Trainer:
     """The state of a training: the network, its running mean, the optimiser and the losses so far.
 
-    Every step draws its crops from a generator seeded by (seed, step), so a resumed training sees what it would have seen.
+    Several workers hold the same state: each computes the gradient of its share of every batch, and the mean of all shares is
+    what every one of them steps by.
     """
 
-    def __init__(self, settings: TrainingSettings, data: Photographs) -> None:
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        data: Photographs,
+        machine: Machine | None = None,
+        start: Path | None = None,
+    ) -> None:
         torch.manual_seed(settings.seed)
         self.settings = settings
         self.data = data
+        self.machine = machine or Machine()
+        self.crops = Crops(settings, data)
         self.step = 0
         self.seconds = 0.0
         self.history: list[dict[str, Any]] = []
-        self.network = BlindSpotNet(settings.network)
+        self.start = "" if start is None else hashlib.sha256(start.read_bytes()).hexdigest()[:12]
+        self.network = (BlindSpotNet(settings.network) if start is None else _begin(start, settings)).to(
+            self.machine.device
+        )
         self.mean = copy.deepcopy(self.network).requires_grad_(False)
         self.best = copy.deepcopy(self.mean.state_dict())
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99))
-
-    def crops(self, step: int) -> tuple[Tensor, Tensor]:
-        """One batch: GS(x) with the margin that the network needs, and x; both (batch, 3, ., .) in [0, 1]."""
-        draw = random.Random(f"{self.settings.seed}/{step}")  # noqa: S311
-        pictures = [draw.choice(self.data.train) for _ in range(self.settings.batch)]
-        return self.pair([_crop(p, self.settings.crop + 2 * self.settings.margin, draw) for p in pictures])
-
-    def pair(self, pictures: Sequence[Pixels]) -> tuple[Tensor, Tensor]:
-        x = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().div_(255)
-        m = self.settings.margin
-        return self.settings.smoothing.valid(x), x[..., m:-m, m:-m]
+        self._forward: Callable[[Tensor], Tensor] = self.network
+        if self.machine.compiled:
+            self._forward = torch.compile(self.network)
 
     def train_step(self) -> float:
+        """One step; the loss of this worker's share of the batch."""
         started = time.monotonic()
         for group in self.optimiser.param_groups:
             group["lr"] = self.settings.rate(self.step)
-        smooth, clean = self.crops(self.step)
-        loss = torch.nn.functional.mse_loss(self.network(smooth), clean)
-        if not math.isfinite(loss.item()):
-            raise ApibenchError(f"training diverged at step {self.step}; use a smaller --learning-rate")
+        smooth, clean = (self.machine.worker.share(x).to(self.machine.device) for x in self.crops.of_step(self.step))
+        kind = torch.device(self.machine.device).type
+        with torch.autocast(kind, torch.bfloat16, enabled=self.machine.precision == "bfloat16"):
+            restored = self._forward(smooth)
+        loss = torch.nn.functional.mse_loss(restored.float(), clean)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.machine.worker.average_gradients(self.network)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        if not math.isfinite(norm.item()):  # the same for all workers, so that all stop
+            raise ApibenchError(f"training diverged at step {self.step}; use a smaller --learning-rate")
         self.optimiser.step()
         with torch.no_grad():
             for kept, now in zip(self.mean.parameters(), self.network.parameters(), strict=True):
@@ -149,15 +113,12 @@ class Trainer:
     @torch.no_grad()
     def validate(self) -> tuple[float, float]:
         """Mean squared error of the running mean on the middle of each held-out photograph, and that of GS alone."""
-        side = self.settings.crop + 2 * self.settings.margin
         ours, smoothing = 0.0, 0.0
-        for picture in self.data.validation:
-            top, left = (picture.shape[0] - side) // 2, (picture.shape[1] - side) // 2
-            smooth, clean = self.pair([picture[top : top + side, left : left + side]])
-            m = self.settings.network.margin
-            ours += torch.nn.functional.mse_loss(self.mean(smooth), clean).item()
-            smoothing += torch.nn.functional.mse_loss(smooth[..., m:-m, m:-m], clean).item()
         count = len(self.data.validation)
+        for index in range(count):
+            smooth, clean = (x.to(self.machine.device) for x in self.crops.of_validation(index))
+            ours += torch.nn.functional.mse_loss(self.mean(smooth), clean).item()
+            smoothing += torch.nn.functional.mse_loss(crop(smooth, self.settings.network.margin), clean).item()
         return ours / count, smoothing / count
 
     def record(self, training_loss: float | None) -> dict[str, Any]:
@@ -187,7 +148,7 @@ class Trainer:
     def resume(self, path: Path) -> None:
         """Take up a checkpoint. Raises ApibenchError where it belongs to another training."""
         try:
-            state = torch.load(path, weights_only=True)
+            state = torch.load(path, weights_only=True, map_location=self.machine.device)
             about, expected = state["about"], self.about()
         except Exception as error:
             raise ApibenchError(f"{path}: not a checkpoint of a training ({error!s:.100})") from error
@@ -204,7 +165,8 @@ class Trainer:
 
     def about(self) -> dict[str, Any]:
         """What decides the result: the settings and the photographs."""
-        return {"settings": asdict(self.settings), "photographs_sha256": self.data.sha256}
+        start = {"start_sha256": self.start} if self.start else {}
+        return {"settings": asdict(self.settings), "photographs_sha256": self.data.sha256, **start}
 
     def weights(self) -> bytes:
         """The best weights as safetensors, with all that is needed to run them in the header."""
@@ -223,33 +185,37 @@ class Trainer:
         }
         # One entry: safetensors writes several in no fixed order, and the same training should give the same bytes.
         metadata = {HEADER: json.dumps(header, sort_keys=True)}
-        return save({name: tensor.contiguous() for name, tensor in self.best.items()}, metadata=metadata)
+        return save({name: tensor.cpu().contiguous() for name, tensor in self.best.items()}, metadata=metadata)
 
 
-def _crop(picture: Pixels, side: int, draw: random.Random) -> Pixels:
-    """A random crop, turned and mirrored at random: (side, side, 3)."""
-    top = draw.randint(0, picture.shape[0] - side)
-    left = draw.randint(0, picture.shape[1] - side)
-    crop = picture[top : top + side, left : left + side]
-    crop = np.rot90(crop, draw.randrange(4))
-    return np.ascontiguousarray(crop[:, ::-1] if draw.random() < 0.5 else crop)
+def _begin(start: Path, settings: TrainingSettings) -> BlindSpotNet:
+    """The network of a weights file, to go on training. Raises ApibenchError where it is another one than asked for."""
+    network = load_weights(start).network
+    if network.settings != settings.network:
+        raise ApibenchError(f"{start}: its network is {network.settings}, not {settings.network}")
+    return network.train().requires_grad_(True)
 
 
-def train(folder: Path, out: Path, settings: TrainingSettings) -> dict[str, Any]:
+def train(
+    folder: Path, out: Path, settings: TrainingSettings, machine: Machine | None = None, start: Path | None = None
+) -> dict[str, Any]:
     """Train on a folder of photographs and write the best weights to ``out``; the losses go to a JSON beside it.
 
-    A checkpoint beside ``out`` is written at every validation; started again, the training goes on from it.
-    Returns the summary that the JSON holds.
+    ``start``: weights to begin with, of the same network (their smoothing may be another). A checkpoint beside ``out`` is
+    written at every validation; started again, the training goes on from it. Only the first
+    of several workers writes and reports. Returns the summary that the JSON holds.
     """
     if out.suffix != ".safetensors":
         raise ApibenchError(f"{out}: the weights are written as safetensors; name a file that ends in .safetensors")
     data = Photographs.load(folder, settings)
-    trainer = Trainer(settings, data)
+    trainer = Trainer(settings, data, machine, start)
+    first = trainer.machine.worker.first
     checkpoint = out.with_suffix(".checkpoint")
     if checkpoint.is_file():
         trainer.resume(checkpoint)
     elif not trainer.history:
         trainer.record(None)
+    trainer.machine.worker.wait()  # until all have read the checkpoint, the first must not write another
     progress = Progress(range(trainer.step, settings.steps), "train", unit="step")
     losses: list[float] = []
     for step in progress:
@@ -258,8 +224,9 @@ def train(folder: Path, out: Path, settings: TrainingSettings) -> dict[str, Any]
             entry = trainer.record(float(np.mean(losses)))
             losses.clear()
             progress.note(f"validation {entry['validation']:.5f} (smoothing alone {entry['smoothing']:.5f})")
-            write_atomically(checkpoint, trainer.checkpoint())
-            write_atomically(out, trainer.weights())
+            if first:
+                write_atomically(checkpoint, trainer.checkpoint())
+                write_atomically(out, trainer.weights())
     best = min(trainer.history, key=lambda entry: entry["validation"])
     summary = {
         **trainer.about(),
@@ -268,9 +235,13 @@ def train(folder: Path, out: Path, settings: TrainingSettings) -> dict[str, Any]
         "skipped": data.skipped,
         "seconds": round(trainer.seconds, 1),
         "threads": torch.get_num_threads(),
+        "workers": trainer.machine.worker.count,
+        "device": trainer.machine.device,
+        "precision": trainer.machine.precision,
         "best": best,
         "history": trainer.history,
     }
-    write_atomically(out, trainer.weights())
-    write_atomically(out.with_suffix(".json"), json.dumps(summary, indent=1).encode() + b"\n")
+    if first:
+        write_atomically(out, trainer.weights())
+        write_atomically(out.with_suffix(".json"), json.dumps(summary, indent=1).encode() + b"\n")
     return summary
