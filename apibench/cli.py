@@ -10,6 +10,11 @@ from typing import NoReturn
 import click
 
 from apibench import __version__, defaults
+from apibench.commands.analyze import analyze
+from apibench.commands.evaluate import evaluate
+from apibench.commands.purifiers import purifiers as list_purifiers
+from apibench.commands.train import train
+from apibench.commands.tune import tune
 from apibench.errors import ApibenchError, ExitCode
 from apibench.options import DEVICE, FILE, FOLDER, MAX_SIDE, TARGET, THREADS
 from apibench.terminal import beside, list_failed, parse_settings, parse_targets, run_command, use_threads
@@ -23,13 +28,18 @@ def cli() -> None:
     \b
     A run has five stages; each reads what the one before wrote, can be stopped and started again, and is a command:
       generate   photographs       -> adversarial images, by attacking public classifiers
-      purify     images            -> images smoothed by a purifier (gaussian, ncis, jpeg)
+      purify     images            -> images smoothed by a purifier (gaussian, ncis, jpeg, ...)
       query      images            -> stored responses of a provider (or of the local emulator)
       report     stored responses  -> tables, a picture and an HTML page
       run        a recipe (TOML)   -> all of it
 
     \b
     Try it offline, with no keys:   apibench run demo.toml
+
+    \b
+    And on classifiers of one's own machine, without any provider:
+      evaluate   standard and robust accuracy: classifiers x attacks x purifiers      tune   a purifier's setting
+      analyze    is the noise of an attack zero mean and symmetric?                   train  the network of NCIS
 
     Exit codes: 0 done; 2 nothing could be done; 3 done, but some images could not be; 4 a cap on calls was reached;
     130 interrupted.
@@ -109,9 +119,10 @@ def generate(
     "--purifier",
     required=True,
     metavar="NAME",
-    help="gaussian[:KERNEL,SIGMA], ncis[:FILE.safetensors] or jpeg[:QUALITY].",
+    help="NAME[:ARGUMENT], such as jpeg:50, or several joined by a plus; 'apibench purifiers' lists them.",
 )
 @click.option("--iterations", default=1, show_default=True, type=click.IntRange(1, 1000), help="How many passes.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of purifiers that draw.")
 @MAX_SIDE
 @THREADS
 @DEVICE
@@ -121,6 +132,7 @@ def purify(
     clean_out: Path | None,
     purifier: str,
     iterations: int,
+    seed: int,
     max_side: int,
     threads: int | None,
     device: str,
@@ -129,6 +141,7 @@ def purify(
 
     \b
     apibench purify --images sets/adv --out sets/adv-ncis --purifier ncis --iterations 4
+    apibench purify --images sets/adv --out sets/adv-both --purifier jpeg:50+ncis:4
     """
     from apibench import purifiers
     from apibench.purifiers import stage
@@ -137,86 +150,9 @@ def purify(
     use_threads(threads, device)
     chosen = purifiers.create(purifier, iterations)
     source = open_source(images, clean_out or beside(out), max_side=max_side)
-    made = stage.purify(source.images, out, chosen, device=device)
+    made = stage.purify(source.images, out, chosen, device=device, seed=seed)
     click.echo(f"{out}: {made.made} made, {made.kept} were there")
     return list_failed([*source.failed, *made.failed], source.ignored)
-
-
-@cli.command()
-@click.option("--images", required=True, type=FOLDER, metavar="DIR", help="Photographs; no labels are used.")
-@click.option("--out", required=True, type=FILE, metavar="FILE.safetensors", help="Where the best weights go.")
-@click.option("--steps", default=2000, show_default=True, type=click.IntRange(1), help="Training steps.")
-@click.option("--batch", default=4, show_default=True, type=click.IntRange(1), help="Crops a step.")
-@click.option(
-    "--crop", default=96, show_default=True, type=click.IntRange(8), help="Side of what a crop predicts, in pixels."
-)
-@click.option("--filters", default=64, show_default=True, type=click.IntRange(3), help="Channels of the network.")
-@click.option(
-    "--layers", default=8, show_default=True, type=click.IntRange(2), help="Masked convolutions of the network."
-)
-@click.option("--kernel", default=5, show_default=True, type=click.IntRange(1), help="Taps of the smoothing (odd).")
-@click.option(
-    "--sigma", default=1.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Its width, in pixels."
-)
-@click.option(
-    "--learning-rate", default=2e-3, show_default=True, type=click.FloatRange(0, min_open=True), help="At its peak."
-)
-@click.option(
-    "--validate-every", default=100, show_default=True, type=click.IntRange(1), help="Steps between checkpoints."
-)
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of weights and crops.")
-@MAX_SIDE
-@THREADS
-def train(
-    images: Path,
-    out: Path,
-    steps: int,
-    batch: int,
-    crop: int,
-    filters: int,
-    layers: int,
-    kernel: int,
-    sigma: float,
-    learning_rate: float,
-    validate_every: int,
-    seed: int,
-    max_side: int,
-    threads: int | None,
-) -> ExitCode:
-    """Train the blind-spot network of NCIS, self-supervised: give back a photograph from its smoothed self.
-
-    About a tenth of the photographs is held out for validation. A checkpoint beside OUT lets a killed training go on.
-
-    \b
-    apibench train --images photos --out my-ncis.safetensors --steps 5000
-    apibench purify --images sets/adv --out sets/adv-mine --purifier ncis:my-ncis.safetensors
-    """
-    from apibench.purifiers import training
-    from apibench.purifiers.blindspot import BlindSpotSettings
-    from apibench.purifiers.smoothing import Smoothing
-
-    use_threads(threads, "cpu")
-    try:
-        settings = training.TrainingSettings(
-            network=BlindSpotSettings(layers=layers, filters=filters),
-            smoothing=Smoothing(kernel, sigma),
-            steps=steps,
-            batch=batch,
-            crop=crop,
-            learning_rate=learning_rate,
-            validate_every=validate_every,
-            seed=seed,
-            max_side=max_side,
-        )
-    except ValueError as error:
-        raise ApibenchError(str(error)) from error
-    summary = training.train(images, out, settings)
-    best = summary["best"]
-    click.echo(
-        f"{out}: best at step {best['step']}: validation {best['validation']:.6f} (mean squared error; "
-        f"smoothing alone {best['smoothing']:.6f}), {summary['seconds']:.0f} s"
-    )
-    return list_failed([(reason.partition(":")[0], reason) for reason in summary["skipped"]], 0)
 
 
 @cli.command()
@@ -453,6 +389,10 @@ def run(recipe: str, images: str | None, out: Path | None, dry_run: bool, thread
     click.echo(f"store:  {result.store}\nreport: {result.report}\npage:   {result.page}")
     list_failed([("", problem) for problem in result.problems], 0)
     return result.exit_code
+
+
+for command in (train, tune, analyze, evaluate, list_purifiers):
+    cli.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
