@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import sqrt
 
 import numpy as np
@@ -76,6 +77,7 @@ class Interval:
     high: float
 
 
+@lru_cache(maxsize=4096)  # a report asks for the same few counts again and again, and scipy takes a millisecond each
 def wilson_interval(k: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     """Wilson's score interval of the proportion k / n (Wilson 1927), n > 0, within [0, 1]."""
     found = stats.binomtest(k, n).proportion_ci(confidence_level=confidence, method="wilson")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -17,6 +18,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 VENDORS = ("aws", "azure", "clarifai", "google")
 
 
+M = TypeVar("M", bound=BaseModel)
 V = TypeVar("V", list[int], list[str], list[int] | list[str])
 
 
@@ -134,11 +136,22 @@ def load(path: Path, *, images: str | None = None, out: Path | None = None) -> R
 
     Raises ApibenchError naming the key and the reason (the first three, if there are more).
     """
+    recipe = parse(path, Recipe)
+    if images is not None:
+        recipe = recipe.model_copy(update={"images": recipe.images.model_copy(update={"source": images})})
+    return recipe if out is None else recipe.model_copy(update={"out": out})
+
+
+def parse(path: Path, model: type[M], adjust: Callable[[dict[str, Any]], None] | None = None) -> M:
+    """Read a TOML file as a model; ``adjust`` changes what was read before it is checked.
+
+    Raises ApibenchError naming the file, the key and the reason (the first three, if there are more).
+    """
     try:
-        recipe = Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-        if images is not None:
-            recipe = recipe.model_copy(update={"images": recipe.images.model_copy(update={"source": images})})
-        return recipe if out is None else recipe.model_copy(update={"out": out})
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        if adjust is not None:
+            adjust(content)
+        return model.model_validate(content)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ApibenchError(f"{path}: not TOML: {error}") from error
     except OSError as error:

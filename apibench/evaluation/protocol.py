@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from apibench.errors import ApibenchError
-from apibench.recipe import Generate, Images, Name, Purify, Section, once
+from apibench.recipe import Generate, Images, Name, Purify, Section, once, parse
 
 Epsilon = Annotated[float, Field(gt=0, le=10_000)]
 
@@ -149,18 +147,8 @@ def load(
 
     Raises ApibenchError naming the key and the reason (the first three, if there are more).
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-        own = {"source": images, "labels": None if labels is None else str(labels), "limit": limit}
-        _override(content, own, out, classifiers, surrogates, aware)
-        return Protocol.model_validate(content)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ApibenchError(f"{path}: not TOML: {error}") from error
-    except OSError as error:
-        raise ApibenchError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValidationError as error:
-        problems = [f"{path}: {_where(e['loc'])}{e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
-        raise ApibenchError("\n".join(problems[:3])) from error
+    own = {"source": images, "labels": None if labels is None else str(labels), "limit": limit}
+    return parse(path, Protocol, lambda content: _override(content, own, out, classifiers, surrogates, aware))
 
 
 def _override(
@@ -185,8 +173,3 @@ def _override(
             transfer["surrogates"] = list(surrogates)
     if not aware:
         content["aware"] = []
-
-
-def _where(location: tuple[int | str, ...]) -> str:
-    text = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
-    return f"{text}: " if text else ""
