@@ -137,6 +137,7 @@ def test_weights_are_called_by_what_they_are(tmp_path: Path) -> None:
                 purifier = purifiers.create(f"{kind}:{file}/2")
                 assert purifier.variant.startswith(f"{kind}:{file.stem}#")
                 assert purifier.iterations == 2
+                assert "+" not in purifier.name  # it would read as a chain in a variant
                 assert purifier(x).shape == x.shape
                 chain = purifiers.create(f"jpeg:50+{kind}:{file}/3+bits:5")
                 assert [part.iterations for part in chain.parts] == [1, 3, 1]  # type: ignore[attr-defined]
@@ -151,7 +152,16 @@ def test_wrong_weights_are_named(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     header = '{"format": "blindspot-1", "network": {"layers": 3, "filters": 8}, "smoothing": {}}'
     save_file({"a": torch.zeros(1)}, tmp_path / "shapes.safetensors", metadata={"apibench": header})
-    for name, reason in (("text", "not readable"), ("other", "not the weights"), ("shapes", "do not fit")):
+    save_file({"a": torch.zeros(1)}, tmp_path / "list.safetensors", metadata={"apibench": "[]"})
+    odd = '{"format": "blindspot-1", "network": {}, "smoothing": {}, "training": []}'
+    save_file({"a": torch.zeros(1)}, tmp_path / "odd.safetensors", metadata={"apibench": odd})
+    for name, reason in (
+        ("text", "not readable"),
+        ("other", "not the weights"),
+        ("shapes", "do not fit"),
+        ("list", "not the weights"),
+        ("odd", "do not fit"),
+    ):
         with pytest.raises(ApibenchError) as caught:
             purifiers.create(f"ncis:{tmp_path / name}.safetensors", 1)
         assert reason in str(caught.value)

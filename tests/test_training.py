@@ -165,6 +165,11 @@ def test_what_a_process_fails_of_is_said_in_its_own_words(folder: Path, tmp_path
     with pytest.raises(ApibenchError, match="a batch of 2 cannot be shared equally among 3"):
         job.train(folder, tmp_path / "w.safetensors", SETTINGS, processes=3)
     small = dataclasses.replace(SETTINGS, crop=200)
+    training.train(folder, tmp_path / "old.safetensors", dataclasses.replace(SETTINGS, steps=1))
+    with pytest.raises(
+        ApibenchError, match=r"(?s)^\S*old\.checkpoint: a checkpoint of another training.*start afresh\.$"
+    ):
+        job.train(folder, tmp_path / "old.safetensors", SETTINGS, processes=2)
     with pytest.raises(ApibenchError, match=r"^[^\n]*training needs at least 2 photographs[^\n]*$"):
         job.train(folder, tmp_path / "w.safetensors", small, processes=2)
 
@@ -174,8 +179,8 @@ def test_presets_are_what_the_command_offers_and_the_paper_s_is_the_paper_s() ->
 
     assert tuple(PRESETS) == command.PRESETS
     for name in PRESETS:
-        assert job.settings(name, {}) == PRESETS[name].settings
-    paper = PRESETS["paper"].settings
+        assert job.settings(name, {}) == PRESETS[name]
+    paper = PRESETS["paper"]
     assert (paper.network.layers, paper.network.filters, paper.network.form) == (8, 64, "plain")
     assert (paper.noise, paper.widths) == ((0.0, 0.0), None)
     changed = job.settings("affine", {"filters": 16, "sigma": 2.0, "steps": 5})

@@ -5,7 +5,8 @@ and the rest is windowed (Hann, along both axes), so that opposite borders, whic
 their own; the power is divided by the window's own, so that density times area is the windowed mean square (Parseval).
 
 What smoothing takes is computed without a window, which would favour the middle of a picture (on photographs it overstates the
-share by two fifths): from the cosine spectrum, that of the picture mirrored at its borders, as the purifier mirrors it too.
+share by two fifths): from the cosine spectrum, that of the picture mirrored at its borders. (There the border pixel stands twice;
+where the purifier mirrors, once.)
 """
 
 from __future__ import annotations

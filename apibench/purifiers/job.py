@@ -18,7 +18,7 @@ from apibench.purifiers.workers import Worker, run_workers
 
 def settings(preset: str, options: Mapping[str, Any]) -> TrainingSettings:
     """A preset with what was said otherwise. Raises ValueError where it does not make a training."""
-    base = PRESETS[preset].settings
+    base = PRESETS[preset]
     network = {key: options[key] for key in ("layers", "filters") if key in options}
     smoothing = {key: options[key] for key in ("kernel", "sigma") if key in options}
     others = {key: value for key, value in options.items() if key not in (*network, *smoothing)}

@@ -88,7 +88,7 @@ def load_weights(path: Path) -> Weights:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (OSError, SafetensorError, ValueError) as error:
         raise ApibenchError(f"{path}: not readable as safetensors ({error!s:.100})") from error
-    if header.get("format") != FORMAT:
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ApibenchError(f"{path}: not the weights of a blind-spot network; make them with 'apibench train'")
     try:
         network = BlindSpotNet(BlindSpotSettings(**header["network"]))
@@ -96,6 +96,6 @@ def load_weights(path: Path) -> Weights:
         # Weights made before there was such a training do not say; they had none.
         noisy = max(header.get("training", {}).get("settings", {}).get("noise", (0.0,))) > 0
         network.load_state_dict(state)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ApibenchError(f"{path}: its tensors do not fit the network its header names ({error!s:.160})") from error
     return Weights(network, smoothing, noisy)

@@ -1,42 +1,41 @@
-"""Trainings by name: the options that the method has, as settings that were tried. ``apibench train --preset NAME``."""
+"""Trainings by name: the options that the method has. ``apibench train --preset NAME``; its ``--help`` says what each is for.
+
+``paper``, ``noise``, ``affine`` and ``bsn`` are the settings of the weights that come with apibench (their cards are beside
+them); ``noise`` and ``bsn`` were started from other weights (``--start``).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 from apibench.purifiers.blindspot import AFFINE, BlindSpotSettings
 from apibench.purifiers.crops import TrainingSettings
 from apibench.purifiers.smoothing import Smoothing
 
-
-@dataclass(frozen=True)
-class Preset:
-    """A training, and in a line what it is for."""
-
-    settings: TrainingSettings
-    about: str
-
-
-NONE = Smoothing(1, 1.0)  # a kernel of one pixel: no smoothing
+_NOISE = TrainingSettings(
+    noise=(12.0, 12.0),
+    noise_width=1.0,
+    batch=2,
+    crop=144,
+    max_side=384,
+    learning_rate=1e-3,
+    steps=700,
+    validate_every=50,
+)
 
 PRESETS = {
-    "paper": Preset(TrainingSettings(), "NCIS as in the paper: 8 layers of 64 filters, plain, one smoothing, no noise"),
-    "range": Preset(
-        TrainingSettings(smoothing=Smoothing(11, 1.5), widths=(0.7, 2.0)),
-        "the same network for smoothings of any sigma from 0.7 to 2",
+    "paper": TrainingSettings(),
+    "range": TrainingSettings(smoothing=Smoothing(11, 1.5), widths=(0.7, 2.0)),
+    "small": TrainingSettings(network=BlindSpotSettings(filters=32)),
+    "noise": _NOISE,
+    "affine": replace(
+        _NOISE,
+        network=BlindSpotSettings(filters=32, form=AFFINE),
+        smoothing=Smoothing(5, 0.7),
+        learning_rate=3e-3,
+        steps=1600,
+        validate_every=100,
     ),
-    "small": Preset(
-        TrainingSettings(network=BlindSpotSettings(filters=32)), "a quarter of the computing: 32 filters; for a CPU"
-    ),
-    "bsn": Preset(
-        TrainingSettings(smoothing=NONE, noise=(8.0, 8.0)), "the blind-spot network alone: no smoothing before it"
-    ),
-    "noise": Preset(
-        TrainingSettings(noise=(12.0, 12.0), noise_width=1.5),
-        "NCIS's network, trained to give back x from GS(x + noise) instead of GS(x)",
-    ),
-    "affine": Preset(
-        TrainingSettings(network=BlindSpotSettings(form=AFFINE), noise=(12.0, 12.0), noise_width=1.5),
-        "ncis-affine: the pixel itself is used too, a*z + b; trained with noise",
-    ),
+    # A kernel of one pixel: no smoothing.
+    "bsn": replace(_NOISE, smoothing=Smoothing(1, 1.0), steps=150),
 }

@@ -113,7 +113,7 @@ def _with_weights(kind: Kind, argument: str | None, iterations: int) -> Purifier
     if not path.is_file():
         raise ApibenchError(f"{kind.name}:{argument}: no file {path}")
     # Other weights are another purifier: their content names them, not the folder they lie in.
-    own = f"{kind.name}:{path.stem}#{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
+    own = f"{kind.name}:{path.stem.replace('+', '-')}#{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
     return kind.make(own if argument else kind.name, iterations, path)
 
 

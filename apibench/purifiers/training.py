@@ -36,7 +36,7 @@ PRECISIONS = ("float32", "bfloat16")
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how a training is computed: nothing of it changes what is trained, but for the last bits.
+    """Where and how a training is computed. Device, worker and compilation change the last bits of what is trained.
 
     ``precision`` ``bfloat16`` is mixed precision: convolutions in bfloat16, weights, loss and optimiser in float32; for GPUs
     (a CPU without instructions for it is many times slower). ``compiled`` lets torch.compile fuse the network's many
@@ -165,8 +165,12 @@ class Trainer:
 
     def about(self) -> dict[str, Any]:
         """What decides the result: the settings and the photographs."""
-        start = {"start_sha256": self.start} if self.start else {}
-        return {"settings": asdict(self.settings), "photographs_sha256": self.data.sha256, **start}
+        about = {"settings": asdict(self.settings), "photographs_sha256": self.data.sha256}
+        if self.start:
+            about["start_sha256"] = self.start
+        if self.machine.precision != "float32":
+            about["precision"] = self.machine.precision
+        return about
 
     def weights(self) -> bytes:
         """The best weights as safetensors, with all that is needed to run them in the header."""

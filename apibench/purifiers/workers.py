@@ -64,8 +64,8 @@ def run_workers(count: int, batch: int, device: str, work: Callable[[Worker, str
         try:
             processes.spawn(_worker, (count, device, str(meeting), torch.get_num_threads(), work), nprocs=count)
         except processes.ProcessRaisedException as error:
-            # The last line of its traceback: the error itself.
-            raise ApibenchError(str(error).strip().splitlines()[-1].rpartition("ApibenchError: ")[2]) from error
+            # It comes as a traceback in words, at whose end the error itself stands.
+            raise ApibenchError(str(error).rpartition("Error: ")[2].strip()) from error
         except processes.ProcessExitedException as error:
             raise ApibenchError(f"a training process ended: {error}. The last checkpoint is kept.") from error
 
