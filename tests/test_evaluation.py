@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from apibench import classifiers, purifiers
 from apibench._torch import torch
 from apibench.commands.evaluate import evaluate
+from apibench.errors import ApibenchError
 from apibench.evaluation import attacked, cells, local, measure, protocol, report
 from apibench.imageset import ImageSet
 from apibench.pixels import to_pixels, to_tensor
@@ -66,10 +68,8 @@ def checkpoint(folder: Path, architecture: str, seed: int) -> str:
     return f"file:{architecture}={folder}/{architecture}.safetensors?size=32&mean=0.5&std=0.5"
 
 
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_recipe(folder: Path) -> Path:
     """A recipe of tiny random networks; the photographs' labels are what the classifier sees in most of them."""
-    folder = tmp_path_factory.mktemp("evaluation")
     images = folder / "photographs"
     images.mkdir()
     target, surrogate = checkpoint(folder, "test_resnet", 1), checkpoint(folder, "test_efficientnet", 2)
@@ -84,6 +84,11 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "tiny.toml"
     path.write_text(RECIPE.format(target=target, surrogate=surrogate, images=images))
     return path
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_recipe(tmp_path_factory.mktemp("evaluation"))
 
 
 def run(recipe: Path, out: Path, **options: object) -> local.Evaluated:
@@ -255,11 +260,11 @@ def test_an_image_that_cannot_be_read_is_left_out_and_asked_about_when_it_is_bac
     for cell in (tmp_path / "cells").glob("*mi-di-eps16--gaussian*"):
         cell.unlink()
     again = run(recipe, tmp_path, **options)
-    assert again.exit_code == 3
+    assert len(again.problems) == 1
     assert "photo1.png: changed since it was written" in again.problems[0]
     key = next(c.key for c in cells.read_all(tmp_path / "cells") if c.key.purifier == "gaussian:3,0.8" and c.failed)
     path.write_bytes(data)
-    assert run(recipe, tmp_path, **options).exit_code == 0
+    assert run(recipe, tmp_path, **options).problems == []
     mended = cells.Cell.from_json((tmp_path / "cells" / key.file).read_text())
     assert ([image.id for image in mended.images], mended.failed) == (["photo0", "photo1", "photo2"], ())
 
@@ -284,64 +289,68 @@ def test_shards_make_and_measure_the_whole_together(recipe: Path, whole: Path, t
     assert results(tmp_path) == results(whole)
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (("name =", "nmae ="), "name: Field required"),
-        (('name = "tiny"', 'name = "tiny"\nclassifier = []'), "classifier: Extra inputs are not permitted"),
-        (("limit = 3", "limit = 0"), "limit: Input should be greater than or equal to 1"),
-        (
-            ('only_where = "mi-fgsm"', 'only_where = "apgd-ce"'),
-            "only_where: apgd-ce is no attack that stands before it",
-        ),
-        (("epsilon = [2, 64]", "epsilon = [64]"), "has not all the images, classifiers and epsilons of pgd-adaptive"),
-        (('name = "pgd-adaptive"', 'name = "pgd-adaptiv"'), "pgd-adaptiv: no such attack"),
-        (("epsilon = [2, 64]", "epsilon = [2, 64.5]"), "mi-fgsm: epsilon must be a whole number of levels"),
-        (('"resize-pad"', '"resize-pat"'), "resize-pat: no such purifier"),
-        (("[1, 3]", "[3, 3]"), "3 stands in it twice"),
-        (('surrogates = ["file:test_efficientnet', 'surrogates = ["file:test_nothing'), "test_nothing"),
-    ],
-)
-def test_a_wrong_recipe_is_refused_before_anything_is_written(
-    change: tuple[str, str], reason: str, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def changed(recipe: Path, name: str, *changes: tuple[str, str]) -> Path:
+    text = recipe.read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new, 1)
+    path = recipe.with_name(name)
+    path.write_text(text)
+    return path
+
+
+def test_the_report_leaves_out_what_other_recipes_measured(recipe: Path, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path / "out")
+    out = tmp_path / "out"
+    run(changed(recipe, "fewer.toml", ('[[purify]]\npurifier = "resize-pad"\n', "")), out)
+    assert run_command(evaluate, ["--recipe", str(recipe), "--out", str(out), "--report-only"]) == 0
+    text = (out / "report.md").read_text()
+    assert "Left out: 5 results in this folder that are of other recipes." in text
+    assert "resize-pad" not in text + (out / "accuracy.csv").read_text()
+    content = json.loads((out / cells.RUN).read_text())
+    assert set(content.pop("cells")) < {path.name for path in cells.files(out / "cells")}
+    (out / cells.RUN).write_text(json.dumps(content))  # as it was before the recipe's results were listed
+    report.write(out)
+    assert "resize-pad" in (out / "report.md").read_text()
+    assert "Left out" not in (out / "report.md").read_text()
+
+
+def test_a_run_lists_exactly_the_results_it_makes(whole: Path) -> None:
+    assert json.loads((whole / cells.RUN).read_text())["cells"] == [p.name for p in cells.files(whole / "cells")]
+
+
+def test_what_an_attack_was_built_on_is_part_of_its_recipe(
+    recipe: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wrong = tmp_path / "wrong.toml"
-    assert change[0] in recipe.read_text()
-    wrong.write_text(recipe.read_text().replace(*change, 1))
-    assert run_command(evaluate, ["--recipe", str(wrong), "--out", str(tmp_path / "out")]) == 2
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    shutil.rmtree(next((out / "sets").glob("mi-fgsm-eps2--*")))
+    other = changed(recipe, "base.toml", ("epsilon = [2, 64]\nsteps = 2", "epsilon = [2, 64]\nsteps = 3"))
+    shutil.rmtree(next((out / "sets").glob("mi-fgsm-eps64--*")))
+    assert run_command(evaluate, ["--recipe", str(other), "--out", str(out)]) == 2
     error = capsys.readouterr().err
-    assert reason in error
-    assert "Traceback" not in error
-    assert not (tmp_path / "out").exists()
+    assert "pgd-adaptive-eps2" in error
+    assert "settings" not in error
+    assert "only_where_right.attack.steps: 2 there, 3 now" in error
 
 
-def test_a_surrogate_is_no_target_and_images_need_labels(
-    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_family_can_be_renamed_without_measuring_again(
+    recipe: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    surrogate = protocol.load(recipe).transfer[0].surrogates[0]
-    arguments = ["--recipe", str(recipe), "--out", str(tmp_path / "out")]
-    assert run_command(evaluate, [*arguments, "--target", surrogate]) == 2
-    assert "is a surrogate of the transfer attack and one of the classifiers too" in capsys.readouterr().err
-    bare = tmp_path / "bare"
-    bare.mkdir()
-    Image.fromarray(paint(0)).save(bare / "photo.png")
-    assert run_command(evaluate, [*arguments, "--images", str(bare)]) == 2
-    assert "none of its images has a label" in capsys.readouterr().err
-    assert run_command(evaluate, [*arguments[:2], "--out", str(tmp_path / "none"), "--report-only"]) == 2
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    monkeypatch.setattr(measure, "_ask", lambda *_: pytest.fail("asked again"))
+    run(changed(recipe, "family.toml", ('purifier = "resize-pad"', 'purifier = "resize-pad"\nfamily = "random"')), out)
+    families = {(cell.key.purifier, cell.family) for cell in cells.read_all(out / "cells")}
+    assert families == {("none", "none"), ("gaussian:3,0.8", "gaussian"), ("resize-pad:0.9", "random")}
 
 
-@pytest.mark.parametrize("name", ["imagenet.toml", "imagenet-paper.toml"])
-def test_the_recipes_that_come_along_are_right(name: str) -> None:
-    from apibench import data
-    from apibench.evaluation.library import LibraryAttack
-
-    loaded = protocol.load(data.path(f"recipes/{name}"))
-    for section in [*loaded.attack]:
-        for epsilon in section.epsilons:
-            LibraryAttack(section.name, epsilon, section.steps, section.seed)
-    for defence in loaded.defences:
-        if defence.family != "bsn":
-            for passes in defence.iterations:
-                purifiers.create(defence.purifier, passes)
-    for classifier in loaded.classifiers:
-        classifiers.check(classifier)
+def test_a_file_with_the_result_of_another_key_is_refused(whole: Path) -> None:
+    cell = next(c for c in cells.read_all(whole / "cells") if c.key.purifier == "resize-pad:0.9")
+    alike = replace(cell.key, purifier="resize-pad-0.9")
+    assert alike.file == cell.key.file
+    assert cells.present(whole / "cells", cell.key, cell.settings, cell.family) == cell
+    with pytest.raises(
+        ApibenchError, match=r"holds the result of .*resize-pad:0.9/1; that of .*resize-pad-0.9/1 would"
+    ):
+        cells.present(whole / "cells", alike, cell.settings, cell.family)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 import subprocess
@@ -129,14 +130,68 @@ def test_accuracies_have_the_intervals_they_should_have() -> None:
 
 @given(st.lists(st.sampled_from([-1.0, -0.5, 0.0, 0.25, 1.0]), min_size=1, max_size=40), st.randoms())
 def test_the_bootstrap_keeps_to_the_values_and_knows_no_order(values: list[float], random: object) -> None:
-    interval = comparison.bootstrap_mean(np.array(values), resamples=200)
-    assert min(values) - 1e-9 <= interval.low <= interval.high <= max(values) + 1e-9
+    def bootstrap_mean(values: list[float], resamples: int) -> metrics.Interval:
+        return comparison.bootstrap_mean(np.array(values), lowest=-1.0, resamples=resamples)
+
+    interval = bootstrap_mean(values, 200)
+    if len(set(values)) > 1:
+        assert min(values) - 1e-9 <= interval.low <= interval.high <= max(values) + 1e-9
     shuffled = list(values)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert comparison.bootstrap_mean(np.array(shuffled), resamples=200) == interval
-    mirrored = comparison.bootstrap_mean(-np.array(values), resamples=2000)
-    straight = comparison.bootstrap_mean(np.array(values), resamples=2000)
+    assert bootstrap_mean(shuffled, 200) == interval
+    mirrored = bootstrap_mean([-value for value in values], 2000)
+    straight = bootstrap_mean(values, 2000)
     assert mirrored.low == pytest.approx(-straight.high, abs=0.35)
+
+
+@given(st.integers(1, 500), st.sampled_from([-1.0, -0.5, 0.0, 0.25, 1.0]))
+def test_values_that_are_all_the_same_still_have_an_interval(n: int, value: float) -> None:
+    others = metrics.wilson_interval(0, n).high
+    interval = comparison.bootstrap_mean(np.full(n, value), lowest=-1.0)
+    assert -1 <= interval.low <= value <= interval.high <= 1
+    # What could be otherwise is as far off as it can be, and on one side or the other.
+    assert interval.high - interval.low == pytest.approx(2 * others)
+    if value >= 0:
+        share = comparison.bootstrap_mean(np.full(n, value))
+        assert share.high - share.low == pytest.approx(others)
+    for right in (0, n):
+        wilson = metrics.wilson_interval(right, n)
+        of_all = comparison.bootstrap_mean(np.full(n, right / n))
+        assert (of_all.low, of_all.high) == pytest.approx((wilson.low, wilson.high), abs=1e-9)
+
+
+@pytest.mark.parametrize(("n", "verdict"), [(19, "too few images"), (20, "ahead")])
+def test_few_images_have_no_verdict(n: int, verdict: str) -> None:
+    found = [
+        cell("a", attack, setting, first(right, n))
+        for setting, robust in ((NCIS, n), (JPEG50, 0))
+        for attack, right in (("clean", n), (MI.attack, robust))
+    ]
+    computed = tables.Tables.of(Results(found), "ncis")
+    ((match,), _) = computed.matched[MI]
+    assert match.verdict == verdict
+    assert 0 < match.interval.low < match.difference == match.interval.high == 1
+    text = tables.markdown(computed, "by hand", [])
+    assert ("1 ahead, 0 undecided, 0 behind\n" in text) is (n >= 20)
+    assert ("0 ahead, 0 undecided, 0 behind, 1 too few images" in text) is (n < 20)
+    assert "over fewer than 20 images neither is said" in text
+    assert "as Wilson's upper limit of 0 of *n*" in text
+
+
+def test_identical_settings_are_undecided_and_not_equal_to_the_last_image() -> None:
+    found = [cell(c, a, s, first(30)) for c in ("a", "b") for s in (NCIS, JPEG50) for a in ("clean", MI.attack)]
+    ((match,), _) = comparison.matched(Results(found), MI, "ncis")
+    limit = metrics.wilson_interval(0, 50).high
+    assert (match.difference, match.verdict) == (0, "undecided")
+    assert (match.interval.low, match.interval.high) == pytest.approx((-limit, limit))
+
+
+def test_a_classifier_that_saw_fewer_images_has_its_own_n() -> None:
+    found = [c for c in by_hand() if (c.key.classifier, c.key.attack) != ("b", MI.attack)]
+    found += [cell("b", MI.attack, setting, first(4, 30)) for setting in (NCIS, JPEG50, JPEG90)]
+    computed = tables.Tables.of(Results(found), "ncis")
+    rows = list(csv.DictReader(tables.matched_csv(computed).splitlines()))
+    assert {row["classifier"]: row["n"] for row in rows} == {"mean": "30", "a": "50", "b": "30"}
 
 
 @given(

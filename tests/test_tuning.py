@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
-from apibench import purifiers
+from apibench import data, purifiers
+from apibench._torch import torch
 from apibench.commands.tune import tune
 from apibench.errors import ApibenchError
 from apibench.evaluation import measure, tuning
 from apibench.evaluation.comparison import NOTHING, Results, Setting, Threat
 from apibench.imageset import ImageSet, SetWriter
+from apibench.pixels import to_tensor
 from apibench.terminal import run_command
 from tests.conftest import paint
 from tests.test_evaluation import checkpoint
@@ -39,6 +42,29 @@ def test_the_grids_are_of_purifiers_that_there_are() -> None:
         for name, passes in grid:
             assert purifiers.create(name, passes).name.startswith(family)
     assert set(tuning.families()) <= set(purifiers.names())
+
+
+@pytest.mark.parametrize("family", sorted(tuning.GRIDS))
+def test_a_grid_goes_from_mild_to_strong(family: str) -> None:
+    """By how far each setting takes pictures from themselves: not step by step, but in the order of the whole."""
+    pictures = torch.cat([to_tensor(paint(seed, 48, 48)) for seed in range(2)])
+    far = []
+    for name, passes in tuning.GRIDS[family]:
+        purifier = purifiers.create(name, passes)
+        purifier.seed(0, "x")
+        far.append(float((purifier(pictures) - pictures).square().mean()))
+    order = stats.spearmanr(range(len(far)), far).statistic
+    assert order > 0.95, far
+
+
+def test_median_and_bilateral_are_sorted_by_their_strength() -> None:
+    def numbers(family: str) -> list[tuple[list[float], int]]:
+        return [([float(n) for n in name.partition(":")[2].split(",")], count) for name, count in tuning.GRIDS[family]]
+
+    median = [(values[0] - 1) ** 2 * count for values, count in numbers("median")]
+    bilateral = [values[1] * values[2] for values, _ in numbers("bilateral")]
+    assert median == sorted(median)
+    assert bilateral == sorted(bilateral)
 
 
 def test_weights_share_a_family_s_budget() -> None:
@@ -121,6 +147,7 @@ def test_tuning_writes_its_choice_and_goes_on_where_it_was(
     choice = json.loads((out / "choice.json").read_text())
     assert choice["objective"].startswith("the highest robust accuracy with at most 100 points")
     assert choice["tried"] == {"gaussian": 2, "bits": 2}
+    assert choice["choices"]["bits"]["use"] == choice["choices"]["bits"]["purifier"]
     curve = (out / "curve.csv").read_text().splitlines()
     assert len(curve) == 1 + 5
     assert sum(line.endswith(",1") for line in curve) == 2
@@ -128,6 +155,27 @@ def test_tuning_writes_its_choice_and_goes_on_where_it_was(
     written = {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
     assert run_command(tune, arguments) == 0
     assert written == {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
+
+
+def test_the_choice_says_how_its_purifier_is_made_again(sets: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
+    weights = tmp_path / "narrow.safetensors"
+    weights.write_bytes(data.path("weights/ncis.safetensors").read_bytes())
+    arguments = ["--clean", str(sets[0].folder), "--adversarial", str(sets[1].folder), "--out", str(tmp_path / "out")]
+    arguments += ["--target", checkpoint(tmp_path, "test_resnet", 1), "--budget", "1", "--max-cost", "100"]
+    assert run_command(tune, [*arguments, "--purifier", "ncis", "--weights", f"ncis={weights}"]) == 0
+    choice = json.loads((tmp_path / "out" / "choice.json").read_text())["choices"]["ncis"]
+    assert choice["use"] == f"ncis:{weights}"
+    assert purifiers.create(choice["use"], choice["passes"]).name == choice["purifier"] != choice["use"]
+
+
+def test_a_reference_that_is_not_tuned_is_refused_before_anything_is_measured(
+    sets: tuple[ImageSet, ImageSet], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--clean", str(sets[0].folder), "--adversarial", str(sets[1].folder), "--out", str(tmp_path / "out")]
+    arguments += ["--target", checkpoint(tmp_path, "test_resnet", 1), "--purifier", "bits", "--objective", "matched"]
+    assert run_command(tune, arguments) == 2
+    assert "--reference ncis: is not among bits" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_sets_that_do_not_belong_together_are_refused(

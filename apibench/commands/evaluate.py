@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from apibench import text
 from apibench.errors import ApibenchError, ExitCode
 from apibench.options import DEVICE, FILE, FOLDER, THREADS
 from apibench.terminal import list_failed, use_threads
@@ -32,6 +33,7 @@ from apibench.terminal import list_failed, use_threads
 )
 @click.option("--shard", metavar="I/N", help="Only part I of N of the work; parts run at once, into one folder.")
 @click.option("--report-only", is_flag=True, help="Make tables and plots from the results there are; measure nothing.")
+@click.option("--attacks", is_flag=True, help="List the attacks that a recipe may name; measure nothing.")
 @THREADS
 @DEVICE
 def evaluate(
@@ -45,6 +47,7 @@ def evaluate(
     aware: bool,
     shard: str | None,
     report_only: bool,
+    attacks: bool,
     threads: int | None,
     device: str,
 ) -> ExitCode:
@@ -55,13 +58,17 @@ def evaluate(
 
     \b
     apibench evaluate
-    apibench evaluate --recipe imagenet-paper.toml --images ILSVRC/val --labels val.csv --limit 1000
+    apibench evaluate --recipe imagenet-paper.toml --images ILSVRC/val --labels val.csv --device cuda
     apibench evaluate --out reports/mine --target file:mobilenetv2_100=weights.safetensors --target tf_efficientnet_lite2
     """
+    if attacks:
+        click.echo(_attacks())
+        return ExitCode.DONE
+    from apibench import recipe as recipes
     from apibench.evaluation import protocol, report
 
     loaded = protocol.load(
-        _find(recipe),
+        recipes.find(recipe),
         images=images,
         labels=labels,
         out=out,
@@ -89,7 +96,13 @@ def evaluate(
     return list_failed([("", problem) for problem in problems], 0)
 
 
-def _find(recipe: str) -> Path:
-    from apibench import recipe as recipes
+def _attacks() -> str:
+    """The table of attacks, in Markdown."""
+    from apibench.evaluation import library
 
-    return recipes.find(recipe)
+    head = ("attack", "norm", "access", "steps", "library", "paper")
+    body = [
+        (info.name, info.norm, info.sees, f"{info.steps} {info.unit}", info.package or "apibench", info.paper)
+        for info in library.describe()
+    ]
+    return text.table(head, [[text.markdown(cell) for cell in row] for row in body])

@@ -113,6 +113,11 @@ class Asked(torch.nn.Module):
             self._keep_nearest_to_fooling(x.detach(), logits.detach())
         return logits
 
+    @property
+    def random(self) -> bool:
+        """Whether the system draws: its answers to a file are then not the attacker's to try."""
+        return isinstance(self.model, Guarded) and self.model.random
+
     def judge(self, x: Tensor) -> Tensor:
         """What the system says at test time; not counted."""
         with torch.no_grad():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from apibench.environment import machine
 from apibench.errors import ApibenchError
 from apibench.evaluation.aware import Guarded
 from apibench.evaluation.cells import slug
-from apibench.evaluation.library import LibraryAttack, attack_pixels
+from apibench.evaluation.library import LibraryAttack, attack_pixels, not_installed
 from apibench.evaluation.measure import Classifiers, Failed, describe
 from apibench.evaluation.protocol import Aware, Library, Protocol
 from apibench.imageset import ImageRecord, ImageSet, Pixels, SetWriter
@@ -51,13 +52,13 @@ class Transfer:
 class OnOne:
     """A set made on one classifier, or on it behind ``purifier``; only that classifier is asked about it.
 
-    ``base``: the folder of another set; images that it fooled are taken from there.
+    ``base``: another set; images that it fooled are taken from there.
     """
 
     attack: LibraryAttack
     classifier: str
     limit: int | None = None
-    base: str | None = None
+    base: OnOne | None = None
     purifier: Purifier | None = None
     family: str = ""
     eot: int = 1
@@ -72,19 +73,26 @@ class OnOne:
 
     @property
     def folder(self) -> str:
-        return _folder(self.attack, self.classifier, self.purifier)
+        through = "" if self.purifier is None else f"--through-{slug(self.purifier.name)}-{self.purifier.iterations}"
+        return f"{slug(self.variant)}--on-{slug(self.classifier)}{through}"
 
     @property
     def classifiers(self) -> tuple[str, ...]:
         return (self.classifier,)
 
+    def settings(self, seed: int) -> dict[str, Any]:
+        """Everything that decides an image's noise; ``seed``: of random purifiers."""
+        settings: dict[str, Any] = {"attack": asdict(self.attack), "classifier": self.classifier}
+        if self.base is not None:
+            settings["only_where_right"] = {"set": self.base.folder, **self.base.settings(seed)}
+        if self.purifier is not None:
+            settings["through"] = {**describe(self.purifier), "passes": self.purifier.iterations}
+            if self.purifier.random:
+                settings["through"] |= {"eot": self.eot, "seed": seed}
+        return settings
+
 
 Planned = Transfer | OnOne
-
-
-def _folder(attack: LibraryAttack, classifier: str, purifier: Purifier | None = None) -> str:
-    through = "" if purifier is None else f"--through-{slug(purifier.name)}-{purifier.iterations}"
-    return f"{slug(attack.variant)}--on-{slug(classifier)}{through}"
 
 
 def transfers(protocol: Protocol, classifiers: Classifiers) -> list[Planned]:
@@ -99,28 +107,35 @@ def _settings(section: Generate, epsilon: int) -> AttackSettings:
     return AttackSettings(section.attack, epsilon, section.steps, seed=section.seed)
 
 
-def blind(protocol: Protocol, canonical: dict[str, str]) -> list[Planned]:
+def blind(protocol: Protocol, canonical: dict[str, str]) -> list[OnOne]:
     """The sets of the recipe's library attacks. ``canonical``: the names results carry, by those of the recipe."""
-    found: list[Planned] = []
+    found: list[OnOne] = []
+    by_name: dict[tuple[str, float | None, str], OnOne] = {}
     for section in protocol.attack:
-        base = protocol.base_of(section) if section.only_where else None
         for epsilon in section.epsilons:
             attack = _attack(section, section.name, epsilon)
             for name in section.chosen(protocol.classifiers):
-                under = _folder(_attack(base, base.name, epsilon), canonical[name]) if base else None
-                found.append(OnOne(attack, canonical[name], section.limit, under))
+                base = by_name[section.only_where, epsilon, name] if section.only_where else None
+                one = OnOne(attack, canonical[name], section.limit, base)
+                by_name[section.name, epsilon, name] = one
+                found.append(one)
     return found
 
 
-def aware(protocol: Protocol, canonical: dict[str, str], purifiers: dict[tuple[str, int], Purifier]) -> list[Planned]:
+def aware(protocol: Protocol, canonical: dict[str, str], purifiers: dict[tuple[str, int], Purifier]) -> list[OnOne]:
     """The sets of purifier-aware attacks. ``purifiers``: by name and passes."""
-    found: list[Planned] = []
+    found: list[OnOne] = []
     for section in protocol.aware:
         for epsilon in section.epsilon:
             attack = _attack(section, section.attack, epsilon)
             for defence in section.purify:
                 for passes in defence.iterations:
                     purifier = purifiers[defence.purifier, passes]
+                    if purifier.random and attack.info.asks:
+                        raise ApibenchError(
+                            f"recipe: aware: {attack.name} goes by the defended system's answers, and could try the draws of "
+                            f"{purifier.name} until one suits it; attack that by pgd-adaptive with an eot"
+                        )
                     for name in section.chosen(protocol.classifiers):
                         one = OnOne(
                             attack,
@@ -168,21 +183,10 @@ class _Maker:
     def __init__(self, planned: OnOne, clean: ImageSet, folder: Path, classifiers: Classifiers, seed: int) -> None:
         self.planned, self.clean, self.classifiers, self.seed = planned, clean, classifiers, seed
         self.records = clean.records[: planned.limit]
-        self.base = None if planned.base is None else folder.parent / planned.base
-        self.settings = self._settings()
+        self.base = None if planned.base is None else folder.parent / planned.base.folder
+        self.settings = planned.settings(seed)
         recipe = {"images": len(self.records), "images_sha256": sources_sha256(self.records), **self.settings}
         self.writer = SetWriter(folder, {"stage": "evaluate", **recipe})
-
-    def _settings(self) -> dict[str, Any]:
-        planned = self.planned
-        settings: dict[str, Any] = {"attack": asdict(planned.attack), "classifier": planned.classifier}
-        if planned.base is not None:
-            settings["only_where_right"] = planned.base
-        if planned.purifier is not None:
-            settings["through"] = {**describe(planned.purifier), "passes": planned.purifier.iterations}
-            if planned.purifier.random:
-                settings["through"] |= {"eot": planned.eot, "seed": self.seed}
-        return settings
 
     def make(self, shard: Shard) -> Made:
         mine = shard.of(self.records)
@@ -227,7 +231,7 @@ class _Maker:
             if before.extra["success"]:
                 # The stronger attack would begin with this one: what is fooled already stays as it is.
                 pixels = _read(ImageSet(self.base, []), before)
-                return pixels, {**before.extra, "queries": 0, "gradients": 0, "taken_from": self.planned.base}
+                return pixels, {**before.extra, "queries": 0, "gradients": 0, "taken_from": self.base.name}
         clean = _read(self.clean, record)
         result = attack_pixels(clean, record.label, record.pixels_sha256, self._model, self.planned.attack)
         return result.pixels, {
@@ -268,10 +272,12 @@ def _record(folder: Path, id: str) -> ImageRecord:
         raise _UnreadableError(f"{path}: is not there or not a record; it should be made before this one") from error
 
 
-def names(planned: Sequence[Planned]) -> list[str]:
-    """The folders of sets. Raises ApibenchError where two would go to one."""
+def check(planned: Sequence[Planned]) -> None:
+    """Raises ApibenchError where two sets would go to one folder, or the library that makes one is not installed."""
+    for package in [one.attack.info.package for one in planned if isinstance(one, OnOne)]:
+        if package is not None and find_spec(package) is None:
+            raise not_installed(package)
     folders = [one.folder for one in planned]
     for folder in folders:
         if folders.count(folder) > 1:
             raise ApibenchError(f"recipe: the attack of sets/{folder} stands in it twice")
-    return folders

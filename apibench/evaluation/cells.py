@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from apibench.imageset import difference, write_atomically
 
 FORMAT = 1
 CLEAN = "clean"  # the attack of images that nobody attacked
-RUN = "run.json"  # beside the folder of cells: the recipe's name, reference family and notes
+RUN = "run.json"  # beside the folder of cells: the recipe's name, reference family, notes and files of cells
 NONE = "none"  # the purifier of images that go to the classifier as they are: 0 passes
 
 
@@ -116,23 +116,40 @@ def write(folder: Path, cell: Cell) -> None:
     write_atomically(folder / cell.key.file, cell.to_json().encode())
 
 
-def present(folder: Path, key: Key, settings: Mapping[str, Any]) -> Cell | None:
-    """The finished cell, or None. Raises ApibenchError where the file holds a result of other settings."""
+def present(folder: Path, key: Key, settings: Mapping[str, Any], family: str) -> Cell | None:
+    """The finished cell, or None. One that is of another family in name only is written anew, under this one.
+
+    Raises ApibenchError where the file holds a result of other settings, or of another key whose file has the same name.
+    """
     path = folder / key.file
     if not path.is_file():
         return None
     cell = _read(path)
+    if cell.key != key:
+        one, other = (f"{k.classifier}, {k.attack}, {k.purifier}/{k.passes}" for k in (cell.key, key))
+        raise ApibenchError(f"{path}: holds the result of {one}; that of {other} would have the same file name")
     there, now = json.dumps(cell.settings, sort_keys=True), json.dumps(settings, sort_keys=True)
     if there != now:
         raise ApibenchError(
             f"{path}: was measured by another recipe ({difference(there, now)}).\nName another --out, or remove that file."
         )
+    if cell.family != family:
+        cell = replace(cell, family=family)
+        write(folder, cell)
     return cell
 
 
-def read_all(folder: Path) -> list[Cell]:
-    """Every cell of a folder, by file name. Raises ApibenchError where there is none, or one cannot be read."""
-    paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
+def files(folder: Path) -> list[Path]:
+    """The files of cells, by name."""
+    return sorted(folder.glob("*.json"))
+
+
+def read_all(folder: Path, wanted: Collection[str] | None = None) -> list[Cell]:
+    """The cells of a folder (of those named ``wanted`` the ones that are there), by file name.
+
+    Raises ApibenchError where there is none, or one cannot be read.
+    """
+    paths = [path for path in files(folder) if wanted is None or path.name in wanted]
     if not paths:
         raise ApibenchError(f"{folder}: there are no results yet")
     return [_read(path) for path in paths]

@@ -18,6 +18,9 @@ from apibench.evaluation.cells import CLEAN, NONE, Cell, Key
 from apibench.metrics import Interval
 
 TOLERANCE = 0.02  # standard accuracies this close count as the same
+FEWEST = 20  # images that a verdict is given on
+TOO_FEW = "too few images"
+VERDICTS = ("ahead", "undecided", "behind", TOO_FEW)
 _ROUNDING = 1e-9
 
 Floats = npt.NDArray[np.float64]
@@ -147,14 +150,21 @@ def _natural(threat: Threat) -> tuple[str, float]:
         return threat.attack.partition("/")[0], 0.0
 
 
-def bootstrap_mean(values: Floats, *, resamples: int = metrics.RESAMPLES, seed: int = metrics.SEED) -> Interval:
+def bootstrap_mean(
+    values: Floats, *, lowest: float = 0.0, resamples: int = metrics.RESAMPLES, seed: int = metrics.SEED
+) -> Interval:
     """The 95 % percentile interval of a mean over images, not empty; the same whatever the order of the images.
 
-    Few values are different ones (shares of a handful of classifiers), so drawing n images with replacement is drawing how
-    many of each value there are.
+    The values are from ``lowest`` to 1. Few of them are different ones (shares of a handful of classifiers), so drawing n
+    images with replacement is drawing how many of each value there are. Where all are the same, drawing tells nothing, and
+    none of n seen leaves up to Wilson's upper limit of 0 of n for others, as far off as can be: of shares that are all 0 or
+    all 1, Wilson's own interval.
     """
     different, counts = np.unique(values.round(12), return_counts=True)
     n = int(counts.sum())
+    if len(different) == 1:
+        value, others = float(different[0]), metrics.wilson_interval(0, n).high
+        return Interval(value - others * (value - lowest), value + others * (1 - value))
     drawn = np.random.default_rng(seed).multinomial(n, counts / n, size=resamples)
     means = np.einsum("rk,k->r", drawn.astype(np.float64), different) / n
     low, high = np.quantile(means, [(1 - metrics.CONFIDENCE) / 2, (1 + metrics.CONFIDENCE) / 2])
@@ -176,6 +186,8 @@ class Match:
 
     @property
     def verdict(self) -> str:
+        if self.n < FEWEST:
+            return TOO_FEW
         if self.interval.low > 0:
             return "ahead"
         return "behind" if self.interval.high < 0 else "undecided"
@@ -183,9 +195,10 @@ class Match:
 
 @dataclass(frozen=True)
 class OneClassifier:
-    """The paired difference of one classifier: Newcombe's interval and the exact McNemar p."""
+    """The paired difference of one classifier over its ``n`` images: Newcombe's interval and the exact McNemar p."""
 
     classifier: str
+    n: int
     difference: float
     interval: Interval
     p: float
@@ -217,7 +230,7 @@ def compare(results: Results, threat: Threat, reference: Setting, rival: Setting
         standard=_standards(results, both, reference, rival),
         robust=(float(ours[~paired].mean()), float(theirs[~paired].mean())),
         difference=float(differences.mean()),
-        interval=bootstrap_mean(differences),
+        interval=bootstrap_mean(differences, lowest=-1.0),
         n=len(differences),
     )
 
@@ -239,7 +252,9 @@ def each_classifier(results: Results, match: Match) -> list[OneClassifier]:
         flags = [(b == 1, a == 1) for b, a in zip(theirs, ours, strict=True) if not np.isnan(a - b)]
         counts = metrics.pair(*zip(*flags, strict=True))
         found.append(
-            OneClassifier(name, counts.difference, metrics.newcombe_interval(counts), metrics.mcnemar_p(counts))
+            OneClassifier(
+                name, counts.n, counts.difference, metrics.newcombe_interval(counts), metrics.mcnemar_p(counts)
+            )
         )
     return found
 

@@ -51,6 +51,11 @@ class AttackInfo:
     def black_box(self) -> bool:
         return self.sees != "gradients"
 
+    @property
+    def asks(self) -> bool:
+        """Whether it goes by the attacked system's answers to single files, and not by gradients alone."""
+        return self.black_box or self.stops
+
 
 _PGD = "Madry et al., ICLR 2018, arXiv 1706.06083"
 _PGD_ABOUT = "random start, step 2.5 epsilon / steps, the last iterate"
@@ -181,6 +186,13 @@ _TABLE = (
 _ATTACKS = {info.name: info for info in _TABLE}
 
 
+def not_installed(package: str) -> ApibenchError:
+    """The error of an attack whose library is missing."""
+    return ApibenchError(
+        f"{package}: not installed, and this attack is made with it; run: pip install 'apibench[evaluation]'"
+    )
+
+
 def names() -> list[str]:
     """The attacks there are."""
     return list(_ATTACKS)
@@ -265,8 +277,9 @@ class Attacked:
 
     ``pixels``: (H, W, 3) uint8, within the bound. ``queries``: forward passes of one image that the attack asked for (the two
     that find out whether the clean image is right and whether the result fools are not the attack's). ``gradients``: backward
-    passes of one image. ``success``: the model is wrong on ``pixels``. ``linf``: largest change, in levels. ``l2``: Euclidean
-    norm of the change, pixels in [0, 1]. ``target``: the class a targeted attack was after.
+    passes of one image. A mean over ``eot`` draws of a random purifier counts once in both, though it makes ``eot`` passes.
+    ``success``: the model is wrong on ``pixels``. ``linf``: largest change, in levels. ``l2``: Euclidean norm of the change,
+    pixels in [0, 1]. ``target``: the class a targeted attack was after.
     """
 
     pixels: Pixels

@@ -15,14 +15,16 @@ from pathlib import Path
 from apibench import classifiers as library
 from apibench import photographs, purifiers, sources
 from apibench.attacks.stage import Shard
-from apibench.errors import ApibenchError, ExitCode
+from apibench.errors import ApibenchError
 from apibench.evaluation import attacked
 from apibench.evaluation.attacked import OnOne, Planned
 from apibench.evaluation.cells import CLEAN, RUN
-from apibench.evaluation.measure import Classifiers, Failed, Unit, labelled, measure, missing
-from apibench.evaluation.protocol import Protocol
+from apibench.evaluation.measure import Classifiers, Failed, Unit, describe, labelled, measure, missing
+from apibench.evaluation.protocol import Defence, Protocol
 from apibench.imageset import ImageSet, write_atomically
+from apibench.purifiers.chain import Chain
 from apibench.purifiers.contract import Purifier
+from apibench.purifiers.registry import find
 
 Say = Callable[[str], None]
 
@@ -34,10 +36,6 @@ class Evaluated:
     folder: Path
     waiting: bool = False
     problems: list[str] = field(default_factory=list)
-
-    @property
-    def exit_code(self) -> ExitCode:
-        return ExitCode.SOME_FAILED if self.problems else ExitCode.DONE
 
 
 class Evaluation:
@@ -52,9 +50,13 @@ class Evaluation:
         canonical = {name: library.canonical(name) for name in protocol.classifiers}
         self._check_surrogates()
         self.purifiers = self._purifiers()
-        self.blind = [*attacked.transfers(protocol, self.classifiers), *attacked.blind(protocol, canonical)]
-        self.aware = attacked.aware(protocol, canonical, self.purifiers)
-        attacked.names([*self.blind, *self.aware])
+        self._check_reference()
+        self.planned: list[Planned] = [
+            *attacked.transfers(protocol, self.classifiers),
+            *attacked.blind(protocol, canonical),
+            *attacked.aware(protocol, canonical, self.purifiers),
+        ]
+        attacked.check(self.planned)
         if not ImageSet.is_set(Path(protocol.images.source)):
             photographs.find(protocol.images.source, protocol.images.labels)
 
@@ -70,15 +72,32 @@ class Evaluation:
 
     def _purifiers(self) -> dict[tuple[str, int], Purifier]:
         made: dict[tuple[str, int], Purifier] = {}
-        seen: set[str] = set()
+        seen: dict[object, str] = {}
         for defence in self.protocol.defences:
             for passes in defence.iterations:
                 purifier = purifiers.create(defence.purifier, passes)
+                if purifier.iterations != passes:
+                    raise ApibenchError(
+                        f"recipe: purify: {defence.purifier}: leave the passes out of its name, and write iterations = "
+                        f"[{purifier.iterations}] (only the parts of a chain say their own)"
+                    )
                 made[defence.purifier, passes] = purifier
-            if purifier.name in seen:
-                raise ApibenchError(f"recipe: purify: {purifier.name} stands in it under two names")
-            seen.add(purifier.name)
+            other = seen.setdefault(_identity(purifier), defence.purifier)
+            if other != defence.purifier:
+                raise ApibenchError(f"recipe: purify: {defence.purifier} and {other} are one purifier under two names")
         return made
+
+    def _family(self, defence: Defence) -> str:
+        return defence.family or attacked.family(self.purifiers[defence.purifier, defence.iterations[0]].name)
+
+    def _check_reference(self) -> None:
+        """That the family which the recipe names is one of its own; the default need not be."""
+        families = sorted({self._family(defence) for defence in self.protocol.defences})
+        reference = self.protocol.reference
+        if families and "reference" in self.protocol.model_fields_set and reference not in families:
+            raise ApibenchError(
+                f"recipe: reference: {reference} is the family of none of its purifiers; there are {', '.join(families)}"
+            )
 
     def units(self, images: ImageSet, planned: Planned | None = None) -> list[Unit]:
         """The measuring units of a set: without a purifier and behind each; of an aware attack, the one it went through."""
@@ -92,10 +111,25 @@ class Evaluation:
         units = [Unit(images, variant, asked, epsilon=epsilon)]
         for defence in self.protocol.defences:
             purifier = self.purifiers[defence.purifier, defence.iterations[0]]
-            name = defence.family or attacked.family(purifier.name)
-            passes = tuple(defence.iterations)
-            units.append(Unit(images, variant, asked, purifier, passes, name, epsilon, seed=self.protocol.seed))
+            passes, family = tuple(defence.iterations), self._family(defence)
+            units.append(Unit(images, variant, asked, purifier, passes, family, epsilon, seed=self.protocol.seed))
         return units
+
+    def files(self, images: ImageSet) -> list[str]:
+        """The names of all result files; of the images nothing is in them."""
+        units = [unit for planned in (None, *self.planned) for unit in self.units(images, planned)]
+        return sorted(key.file for unit in units for key in unit.cells())
+
+
+def _identity(purifier: Purifier) -> object:
+    """What is the same for one purifier under two names, such as ``gaussian`` and ``gaussian:5,1``, but for its passes."""
+    if isinstance(purifier, Chain):
+        return tuple((_identity(part), part.iterations) for part in purifier.parts)
+    settings = describe(purifier)
+    kind, _, argument = settings["purifier"].partition(":")
+    # Weights are known by what is in them, but the smoothing that goes with them is not hashed.
+    values = settings.get("weights_sha256") or argument or find(kind).default
+    return kind, values, getattr(purifier, "smoothing", None)
 
 
 def evaluate(evaluation: Evaluation, say: Say, *, shard: Shard | None = None) -> Evaluated:
@@ -108,9 +142,9 @@ def evaluate(evaluation: Evaluation, say: Say, *, shard: Shard | None = None) ->
     out = protocol.folder
     result = Evaluated(out)
     clean = _import(protocol, say, result)
-    _write_run(protocol)
+    _write_run(protocol, evaluation.files(clean))
     units = evaluation.units(clean)
-    for planned in [*evaluation.blind, *evaluation.aware]:
+    for planned in evaluation.planned:
         made = attacked.make(planned, clean, out, evaluation.classifiers, part, protocol.seed)
         result.problems += [reason for _, reason in made.failed]
         if made.made:
@@ -161,6 +195,6 @@ def _import(protocol: Protocol, say: Say, result: Evaluated) -> ImageSet:
     return images
 
 
-def _write_run(protocol: Protocol) -> None:
-    content = {"name": protocol.name, "reference": protocol.reference, "notes": protocol.notes}
+def _write_run(protocol: Protocol, files: list[str]) -> None:
+    content = {"name": protocol.name, "reference": protocol.reference, "notes": protocol.notes, "cells": files}
     write_atomically(protocol.folder / RUN, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())

@@ -101,7 +101,7 @@ def describe(purifier: Purifier) -> dict[str, Any]:
 
 def missing(unit: Unit, out: Path) -> list[Key]:
     """The cells of a unit that are still to be measured. Raises ApibenchError where one was measured by other settings."""
-    found = ((key, cells.present(out / "cells", key, unit.settings)) for key in unit.cells())
+    found = ((key, cells.present(out / "cells", key, unit.settings, unit.family)) for key in unit.cells())
     return [key for key, cell in found if cell is None or cell.failed]
 
 

@@ -54,12 +54,15 @@ class Library(Against):
 
 
 class Aware(Against):
-    """An attack through each classifier and purifier together; ``eot``: draws of a random purifier a step."""
+    """An attack through each classifier and purifier together; ``eot``: draws of a random purifier a step.
+
+    ``steps``: left out, the attack's own.
+    """
 
     purify: list[Defence] = Field(min_length=1)
     attack: str = "pgd-adaptive"
     epsilon: list[Epsilon] = Field(min_length=1)
-    steps: int | None = Field(default=20, ge=1)
+    steps: int | None = Field(default=None, ge=1)
     eot: int = Field(default=1, ge=1, le=1000)
 
 
@@ -104,18 +107,13 @@ class Protocol(Section):
     def _check_only_where(self, index: int, attack: Library) -> None:
         """The attack it builds on stands before it and has every image, classifier and bound that this one has."""
         where = f"attack[{index + 1}].only_where: {attack.only_where}"
-        base = self.base_of(attack)
+        base = next((other for other in self.attack[:index] if other.name == attack.only_where), None)
         if base is None:
             raise ValueError(f"{where} is no attack that stands before it")
         lacking = set(attack.chosen(self.classifiers)) - set(base.chosen(self.classifiers))
         fewer = base.limit is not None and (attack.limit is None or attack.limit > base.limit)
         if lacking or fewer or not set(attack.epsilons) <= set(base.epsilons):
             raise ValueError(f"{where} has not all the images, classifiers and epsilons of {attack.name}")
-
-    def base_of(self, attack: Library) -> Library | None:
-        """The attack that ``only_where`` names."""
-        before = self.attack[: self.attack.index(attack)]
-        return next((other for other in before if other.name == attack.only_where), None)
 
     @property
     def folder(self) -> Path:

@@ -22,12 +22,16 @@ class Written:
 
 
 def write(out: Path) -> Written:
-    """Make the report of ``out`` from ``out/cells``. The same cells give the same bytes.
+    """Make the report of ``out`` from the cells of its recipe in ``out/cells``. The same cells give the same bytes.
 
     Raises ApibenchError where there are no cells, or one cannot be read.
     """
-    results = Results(cells.read_all(out / "cells"))
-    name, reference, notes = _run(out)
+    if not cells.files(out / "cells"):
+        raise ApibenchError(f"{out}: there are no results yet")
+    name, reference, notes, wanted = _run(out)
+    found = cells.read_all(out / "cells", wanted)
+    left_out = len(cells.files(out / "cells")) - len(found)
+    results = Results(found)
     drawn = []
     for threat in results.threats:
         families = plots.points(results, threat)
@@ -40,7 +44,7 @@ def write(out: Path) -> Written:
         write_atomically(path, svg.encode())
         drawn.append(path)
     computed = tables.Tables.of(results, reference)
-    text = tables.markdown(computed, name, notes)
+    text = tables.markdown(computed, name, notes, left_out)
     if drawn:
         text += "\n## Frontiers\n\n" + "\n\n".join(f"![{path.stem}]({path.name})" for path in drawn) + "\n"
     write_atomically(out / "accuracy.csv", tables.accuracy_csv(computed).encode())
@@ -49,10 +53,11 @@ def write(out: Path) -> Written:
     return Written(out / "report.md", tuple(drawn))
 
 
-def _run(out: Path) -> tuple[str, str, list[str]]:
-    """The name, the reference family and the notes that the recipe gave."""
+def _run(out: Path) -> tuple[str, str, list[str], list[str] | None]:
+    """The name, the reference family and the notes that the recipe gave, and its files of cells (None: not said)."""
     try:
         content = json.loads((out / RUN).read_text(encoding="utf-8"))
-        return str(content["name"]), str(content["reference"]), [str(note) for note in content["notes"]]
+        notes, wanted = [str(note) for note in content["notes"]], content.get("cells")
+        return str(content["name"]), str(content["reference"]), notes, None if wanted is None else list(wanted)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ApibenchError(f"{out / RUN}: not readable; run 'apibench evaluate' on this folder again") from error

@@ -15,10 +15,9 @@ import numpy as np
 from apibench._torch import torch
 from apibench.attacks.loop import AttackSettings, generator
 from apibench.attacks.loop import attack as mi_fgsm
-from apibench.errors import ApibenchError
 from apibench.evaluation.asking import Asked, Finished, Task
 from apibench.evaluation.aware import Guarded, adaptive
-from apibench.evaluation.library import LEVELS, Attacked, LibraryAttack
+from apibench.evaluation.library import LEVELS, Attacked, LibraryAttack, not_installed
 from apibench.imageset import Pixels
 from apibench.pixels import to_tensor
 
@@ -71,8 +70,9 @@ def _settled(found: Tensor, asked: Asked, task: Task) -> tuple[Pixels, bool]:
     pixels = task.fit(found)
     if asked.fools(pixels):
         return pixels, True
-    # What a black-box attack asked about was a file already, and its queries are spent.
-    if asked.budget is None and int(asked.counted_judge(found).argmax(1)) != task.label:
+    # What a black-box attack asked about was a file already, and its queries are spent. Of a system that draws every length
+    # would be another draw, and the draws are not the attacker's to try.
+    if asked.budget is None and not asked.random and int(asked.counted_judge(found).argmax(1)) != task.label:
         for length in _LONGER:
             longer = task.fit(task.x + length * (found - task.x))
             asked.queries += 1
@@ -125,9 +125,7 @@ def _import(module: str, package: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ApibenchError(
-            f"{package}: not installed, and this attack is made with it; run: pip install 'apibench[evaluation]'"
-        ) from error
+        raise not_installed(package) from error
 
 
 def _foolbox_run(attack: Any, asked: Asked, task: Task, target: int | None = None, **about: Any) -> Tensor:
@@ -245,7 +243,6 @@ def _square(asked: Asked, task: Task, draws: torch.Generator, _: int | None) -> 
 
 
 def _adaptive(asked: Asked, task: Task, draws: torch.Generator, _: int | None) -> Tensor:
-    random = isinstance(asked.model, Guarded) and asked.model.random
     return adaptive(
         task.x,
         task.label,
@@ -254,7 +251,7 @@ def _adaptive(asked: Asked, task: Task, draws: torch.Generator, _: int | None) -
         steps=task.attack.budget,
         draws=draws,
         # The draws of a random purifier are not the attacker's to try: no iterate is asked about before the end.
-        judge=None if random else asked.counted_judge,
+        judge=None if asked.random else asked.counted_judge,
     )
 
 

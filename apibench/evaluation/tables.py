@@ -11,8 +11,11 @@ from apibench import text
 from apibench.evaluation import comparison
 from apibench.evaluation.cells import CLEAN, NONE, display
 from apibench.evaluation.comparison import (
+    FEWEST,
     STANDARD,
     TOLERANCE,
+    TOO_FEW,
+    VERDICTS,
     Accuracy,
     Match,
     NoMatch,
@@ -26,7 +29,9 @@ MEAN = "mean"
 DEFINITIONS = (
     "Standard accuracy: the share of clean images, purified, whose class is right. Robust accuracy: that of adversarial "
     "images, purified; an image that the classifier has wrong when clean counts as wrong. Both in per cent over the *n* images "
-    "of the attack, with 95 % intervals: Wilson's for one classifier, a bootstrap over images (10,000, fixed seed) for the mean. "
+    "of the attack, with 95 % intervals: Wilson's for one classifier, a bootstrap over images (10,000, fixed seed) for the mean "
+    "and for differences. Where all *n* images have the same value, a bootstrap has nothing to vary, and as many images as "
+    "Wilson's upper limit of 0 of *n* are taken to be as far off as can be instead. "
     "*Blind*: the attack knows the classifier or a surrogate, not the purifier. *Aware*: it goes through the purifier, by its "
     "gradient or, where there is none, by BPDA; a dash: not run."
 )
@@ -100,10 +105,12 @@ class Tables:
         return cls(results, reference, list(rows(results)), matched)
 
 
-def markdown(tables: Tables, name: str, notes: Sequence[str]) -> str:
-    """The whole document, headed by the primary comparison."""
+def markdown(tables: Tables, name: str, notes: Sequence[str], left_out: int = 0) -> str:
+    """The whole document, headed by the primary comparison. ``left_out``: results of other recipes that lie beside these."""
     results = tables.results
     parts = [f"# {text.markdown(name)}: standard and robust accuracy", DEFINITIONS]
+    if left_out:
+        parts.append(f"Left out: {left_out} results in this folder that are of other recipes.")
     parts += _matched_section(tables)
     parts += _aware_section(results)
     parts += ["## All settings", "### clean", _standard_table(results)]
@@ -171,8 +178,9 @@ def _matched_section(tables: Tables) -> list[str]:
         f"Each setting of {text.markdown(reference)} beside the setting of every other method whose standard accuracy (mean "
         f"over the classifiers, all clean images) is within {100 * TOLERANCE:g} points of its own; of several, the one of "
         "highest robust accuracy. "
-        "Difference: reference − other, in points, paired over images, with the 95 % interval of a bootstrap over images. Each "
-        "classifier: its difference, Newcombe's interval and McNemar's exact p. matched.csv has every pair."
+        "Difference: reference − other, in points, paired over images, with the 95 % interval of a bootstrap over images: above "
+        f"0 it is *ahead*, below 0 *behind*, and over fewer than {FEWEST} images neither is said (*{TOO_FEW}*). Each classifier: "
+        "its difference, Newcombe's interval and McNemar's exact p. matched.csv has every pair."
     )
     for threat, (found, lacking) in tables.matched.items():
         if not found and not lacking:
@@ -190,7 +198,7 @@ def _verdicts(matches: Sequence[Match], reference: str) -> list[str]:
     lines = []
     for family in dict.fromkeys(match.rival.family for match in matches):
         said = [match.verdict for match in matches if match.rival.family == family]
-        counted = ", ".join(f"{said.count(word)} {word}" for word in ("ahead", "undecided", "behind"))
+        counted = ", ".join(f"{said.count(word)} {word}" for word in VERDICTS if word != TOO_FEW or word in said)
         other = "no purifier" if family == NONE else family
         lines.append(
             f"- {text.markdown(reference)} beside {text.markdown(other)}, {len(said)} matched settings: {counted}"
@@ -338,7 +346,7 @@ def matched_csv(tables: Tables) -> str:
             body.append([*where, MEAN, match.n, *map(_share, of_mean), ""])
             for one in comparison.each_classifier(tables.results, match) if match in best else []:
                 own = [one.difference, one.interval.low, one.interval.high]
-                body.append([*where, one.classifier, match.n, "", "", "", "", *map(_share, own), f"{one.p:.6g}"])
+                body.append([*where, one.classifier, one.n, "", "", "", "", *map(_share, own), f"{one.p:.6g}"])
     return _csv(head, body)
 
 

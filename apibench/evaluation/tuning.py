@@ -1,14 +1,15 @@
 """``apibench tune``: which setting of each purifier, chosen on images that are kept for choosing, with the same budget for each.
 
-A family is a method; its *grid* is the settings it may try, from mild to strong. Every family, the baselines included, tries as
-many (fewer only where a method has no more: bit depth has seven), spread evenly over its grid.
+A family is a method. Every family, the baselines included, tries as many settings (fewer only where a method has no more: bit
+depth has seven). Those of a method without weights are spread evenly over its *grid*, which goes from mild to strong; a method
+with weights tries each of its files with one pass, then each with two, and so on, until they are spent.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from itertools import product
@@ -24,6 +25,7 @@ from apibench.imageset import ImageSet, write_atomically
 
 if TYPE_CHECKING:
     from apibench.evaluation.measure import Unit
+    from apibench.purifiers.contract import Purifier
 
 Objective = Literal["cost", "matched"]
 Trial = tuple[str, int]  # purifier, passes
@@ -33,11 +35,18 @@ BUDGET = 12
 MAX_COST = 0.05  # of standard accuracy, as a share
 
 
-def _each(kind: str, values: Sequence[float | str], passes: Sequence[int] = (1,)) -> tuple[Trial, ...]:
-    return tuple((f"{kind}:{value}", count) for value, count in product(values, passes))
+def _each(kind: str, values: Sequence[float | str]) -> tuple[Trial, ...]:
+    return tuple((f"{kind}:{value}", 1) for value in values)
 
 
-# Sigma and passes: what they do together grows with sigma² × passes, and the kernel is wide enough for its sigma.
+def _by(strength: Callable[[list[float], int], float], trials: Iterable[Trial]) -> tuple[Trial, ...]:
+    """From mild to strong. ``strength``: of the numbers after the colon and the passes."""
+    return tuple(
+        sorted(trials, key=lambda trial: strength([float(n) for n in trial[0].partition(":")[2].split(",")], trial[1]))
+    )
+
+
+# The kernel is wide enough for its sigma.
 _GAUSSIAN = {
     "3,0.4": (1,),
     "3,0.5": (1, 2),
@@ -51,19 +60,21 @@ _GAUSSIAN = {
 _COLOURS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 _PASSES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32, 36, 40, 44, 48)
 GRIDS: Mapping[str, tuple[Trial, ...]] = {
-    "gaussian": tuple(
-        sorted(
-            ((f"gaussian:{argument}", count) for argument, counts in _GAUSSIAN.items() for count in counts),
-            key=lambda trial: float(trial[0].partition(",")[2]) ** 2 * trial[1],
-        )
+    "gaussian": _by(
+        lambda values, passes: values[1] ** 2 * passes,
+        ((f"gaussian:{argument}", count) for argument, counts in _GAUSSIAN.items() for count in counts),
     ),
     "jpeg": _each(
         "jpeg", (95, 92, 90, 87, 85, 82, 80, 75, 70, 65, 60, 55, 50, 45, 40, 35, 30, 25, 20, 17, 15, 12, 10, 5)
     ),
     "bits": _each("bits", (7, 6, 5, 4, 3, 2, 1)),
-    "median": _each("median", (3, 5, 7, 9), (1, 2, 3, 4, 6, 8)),
-    "bilateral": _each(
-        "bilateral", [f"{size},{c},{s}" for size, s in ((5, 1), (5, 2), (9, 2), (9, 3)) for c in _COLOURS]
+    "median": _by(
+        lambda values, passes: (values[0] - 1) ** 2 * passes,
+        ((f"median:{size}", count) for size, count in product((3, 5, 7, 9), (1, 2, 3, 4, 6, 8))),
+    ),
+    "bilateral": _by(
+        lambda values, _: values[1] * values[2],
+        ((f"bilateral:{size},{c},{s}", 1) for size, s in ((5, 1), (5, 2), (9, 2), (9, 3)) for c in _COLOURS),
     ),
     "tv": _each("tv", [round(0.01 * 1.2**i, 4) for i in range(MOST)]),
     "nlm": _each("nlm", [round(0.01 * 1.15**i, 4) for i in range(MOST)]),
@@ -81,8 +92,9 @@ def families() -> list[str]:
 def settings(family: str, weights: Sequence[Path] = (), budget: int = BUDGET) -> list[Trial]:
     """What a family tries: at most ``budget`` of its grid, the ends and evenly between, in the grid's order.
 
-    ``weights``: files for a family that has them, else those that come with apibench; each is tried with one pass before any
-    with two, and so on. Raises ApibenchError for a family that there is not.
+    A family of ``WEIGHTED`` has no ends to go between: each file of ``weights`` (else the one that comes with apibench) is
+    tried with one pass, then each with two, and so on, as far as ``budget`` goes. Raises ApibenchError for a family that there
+    is not.
     """
     if family in WEIGHTED:
         names = [f"{family}:{path}" for path in weights] or [family]
@@ -230,6 +242,8 @@ def tune(
     """
     from apibench.evaluation.measure import Classifiers, labelled, measure
 
+    if tuning.objective == "matched" and tuning.reference not in tuning.trials:
+        raise ApibenchError(f"--reference {tuning.reference}: is not among {', '.join(tuning.trials)}")
     classifiers = Classifiers(targets, device)
     clean, unlabelled = labelled(clean)
     problems = [reason for _, reason in unlabelled]
@@ -237,16 +251,18 @@ def tune(
     for name in classifiers.names:
         if name in attacked.records[0].settings.get("surrogates", ()):
             raise ApibenchError(f"{name}: {adversarial.folder} was made on it; transfer to it would say nothing")
-    units = _units(clean, attacked, attack, classifiers.names, tuning)
+    made = _purifiers(tuning)
+    units = _units(clean, attacked, attack, classifiers.names, tuning, made)
     for number, unit in enumerate(units, 1):
         problems += [reason for _, reason in measure(unit, out, classifiers)]
         say(f"measure: {number}/{len(units)}: {unit.attack} behind {unit.name}")
     # Of the folder's cells only those of this tuning: another one may have tried more.
     wanted = {key.file for unit in units for key in unit.cells()}
-    results = Results([cell for cell in cells.read_all(out / "cells") if cell.key.file in wanted])
+    results = Results(cells.read_all(out / "cells", wanted))
     threat = Threat(attack)
     choices = choose(results, threat, tuning.objective, tuning.max_cost, tuning.reference)
-    table = _write(results, threat, choices, tuning, out, (clean, attacked))
+    uses = {purifier.name: name for name, purifier in made.items()}
+    table = _write(results, threat, choices, tuning, out, (clean, attacked), uses)
     return Tuned(tuple(choices), tuple(problems), table)
 
 
@@ -267,9 +283,22 @@ def _belonging(clean: ImageSet, adversarial: ImageSet) -> tuple[ImageSet, str]:
     return ImageSet(adversarial.folder, kept), variants[0]
 
 
-def _units(clean: ImageSet, attacked: ImageSet, attack: str, names: tuple[str, ...], tuning: Tuning) -> list[Unit]:
-    """A unit for each set without a purifier and behind each purifier of the trials, with all its pass counts."""
+def _purifiers(tuning: Tuning) -> dict[str, Purifier]:
+    """Those of the trials, by the names given there."""
     from apibench import purifiers
+
+    return {name: purifiers.create(name) for trials in tuning.trials.values() for name, _ in trials}
+
+
+def _units(
+    clean: ImageSet,
+    attacked: ImageSet,
+    attack: str,
+    names: tuple[str, ...],
+    tuning: Tuning,
+    made: Mapping[str, Purifier],
+) -> list[Unit]:
+    """A unit for each set without a purifier and behind each purifier of the trials, with all its pass counts."""
     from apibench.evaluation.measure import Unit as Measured
 
     pairs = ((clean, CLEAN), (attacked, attack))
@@ -279,10 +308,9 @@ def _units(clean: ImageSet, attacked: ImageSet, attack: str, names: tuple[str, .
         for name, count in trials:
             passes.setdefault(name, []).append(count)
         for name, counts in passes.items():
-            purifier = purifiers.create(name)
             for images, variant in pairs:
                 units.append(
-                    Measured(images, variant, names, purifier, tuple(sorted(counts)), family, seed=tuning.seed)
+                    Measured(images, variant, names, made[name], tuple(sorted(counts)), family, seed=tuning.seed)
                 )
     return units
 
@@ -294,8 +322,12 @@ def _write(
     tuning: Tuning,
     out: Path,
     sets: tuple[ImageSet, ImageSet],
+    uses: Mapping[str, str],
 ) -> str:
-    """Write ``choice.json``, ``curve.csv``, ``tuning.md`` and ``frontier.svg``; the table, in Markdown."""
+    """Write ``choice.json``, ``curve.csv``, ``tuning.md`` and ``frontier.svg``; the table, in Markdown.
+
+    ``uses``: by the names that results carry, those that make the purifiers again.
+    """
     scores = _scores(results, threat)
     objective = state(tuning.objective, tuning.max_cost, tuning.reference)
     content = {
@@ -306,7 +338,7 @@ def _write(
         "budget": tuning.budget,
         "tried": {family: len(trials) for family, trials in tuning.trials.items()},
         "no purifier": _numbers(scores[NOTHING]),
-        "choices": {choice.family: _chosen(choice, scores) for choice in choices},
+        "choices": {choice.family: _chosen(choice, scores, uses) for choice in choices},
     }
     table = _table(choices, scores, tuning)
     about = (
@@ -327,11 +359,11 @@ def _numbers(pair: tuple[Accuracy, Accuracy]) -> dict[str, float]:
     return {"standard": round(pair[0].value, 6), "robust": round(pair[1].value, 6)}
 
 
-def _chosen(choice: Choice, scores: Scores) -> dict[str, object]:
+def _chosen(choice: Choice, scores: Scores, uses: Mapping[str, str]) -> dict[str, object]:
     if choice.setting is None:
         return {"purifier": None, "why": choice.why}
     own = choice.setting
-    return {"purifier": own.purifier, "passes": own.passes, **_numbers(scores[own])}
+    return {"purifier": own.purifier, "passes": own.passes, "use": uses[own.purifier], **_numbers(scores[own])}
 
 
 def _table(choices: Sequence[Choice], scores: Scores, tuning: Tuning) -> str:
