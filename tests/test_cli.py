@@ -270,7 +270,7 @@ def test_a_broken_photograph_is_listed_and_the_rest_is_complete(folder: Path, tm
         (["generate", "--images", "photos", "--out", "x", "--shard", "3/2"], "3/2"),
         (["generate", "--images", "photos", "--out", "x", "--labels", "nolabels.csv"], "nolabels.csv"),
         (["generate", "--images", "photos", "--out", "x", "--device", "cuda:99"], "cuda:99"),
-        (["purify", "--images", "photos", "--out", "x", "--purifier", "bilateral"], "bilateral"),
+        (["purify", "--images", "photos", "--out", "x", "--purifier", "bilaterall"], "did you mean bilateral?"),
         (["purify", "--images", "photos", "--out", "photos", "--purifier", "jpeg"], "photos"),
         (["train", "--images", "photos", "--out", "w.safetensors", "--kernel", "4"], "kernel"),
         (["train", "--images", "photos", "--out", "w.safetensors"], "photos"),
