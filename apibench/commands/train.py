@@ -11,7 +11,7 @@ from apibench.errors import ApibenchError, ExitCode
 from apibench.options import DEVICE, FILE, FOLDER, THREADS
 from apibench.terminal import list_failed, use_threads
 
-PRESETS = ("paper", "range", "small", "bsn", "noise", "affine")
+PRESETS = ("paper", "range", "small", "noise", "affine", "bsn")
 
 
 @click.command()
