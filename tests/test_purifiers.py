@@ -57,7 +57,7 @@ def noise(*size: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torc
 
 def test_every_purifier_there_is_has_a_case() -> None:
     cases = {name.partition(":")[0] for name in CASES}
-    assert {*purifiers.names()} - {"ncis-affine"} <= cases
+    assert {*purifiers.names()} - {"ncis-affine", "ncis-noise"} <= cases
 
 
 @every
