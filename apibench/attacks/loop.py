@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from apibench._torch import torch
 from apibench.attacks.gradients import Momentum
 from apibench.attacks.transforms import InputDiversity
 from apibench.classifiers import View
+from apibench.draws import generator as generator  # of an image: callers of the loop need one
 from apibench.errors import ApibenchError
 from apibench.pixels import LEVELS
 
@@ -44,12 +44,6 @@ class AttackSettings:
     def variant(self) -> str:
         """What the images are called in sets and tables: ``mi-di/eps16``."""
         return f"{self.name}/eps{self.epsilon}"
-
-
-def generator(seed: int, identity: str) -> torch.Generator:
-    """The random draws of one image: by the recipe's seed and the image's identity, whatever its place in a batch or a set."""
-    digest = hashlib.sha256(f"{seed}/{identity}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def attack(

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
+from apibench import draws
 from apibench._torch import torch
 
 Tensor = torch.Tensor
@@ -59,8 +60,7 @@ class Purifier(torch.nn.Module):
         Never seeded, a random purifier draws anew in every process.
         """
         if self.random:
-            digest = hashlib.sha256(f"{seed}/{identity}".encode()).digest()
-            self._generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+            self._generator = draws.generator(seed, identity)
 
     def generator(self) -> torch.Generator:
         """Where a random purifier's ``once`` draws from: a generator on the CPU, whatever the device of the pixels."""
