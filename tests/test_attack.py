@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apibench._torch import torch
-from apibench.attacks.ensembles import MeanLogits
 from apibench.attacks.gradients import Momentum
-from apibench.attacks.loop import AttackSettings, attack, generator
+from apibench.attacks.loop import AttackSettings, generator
+from apibench.attacks.loop import attack as attacked
+from apibench.attacks.surrogates import OneFunction, Surrogates
 from apibench.attacks.transforms import InputDiversity
+from apibench.draws import Draws
+from apibench.errors import ApibenchError
 from apibench.pixels import to_tensor
 from tests.conftest import paint, tiny_classifier
 
-ENSEMBLE = MeanLogits([tiny_classifier(0, 32), tiny_classifier(1, 24), tiny_classifier(2, 32)])
-DOUBLE = MeanLogits([tiny_classifier(0, 32), tiny_classifier(1, 24)]).double()
+ENSEMBLE = Surrogates([tiny_classifier(0, 32), tiny_classifier(1, 24), tiny_classifier(2, 32)])
+DOUBLE = Surrogates([tiny_classifier(0, 32), tiny_classifier(1, 24)]).double()
+
+
+def attack(*given: Any) -> torch.Tensor:
+    return attacked(*given).images
 
 
 def test_without_diversity_it_is_momentum_iteration_as_written() -> None:
@@ -28,14 +37,14 @@ def test_without_diversity_it_is_momentum_iteration_as_written() -> None:
         adv = adv.detach().requires_grad_()
         views = [
             torch.nn.functional.interpolate(adv, (c.input.size,) * 2, mode="bilinear", antialias=True)
-            for c in DOUBLE.surrogates
+            for c in DOUBLE.classifiers
         ]
-        logits = sum(c.network((v - 0.5) / 0.5) for c, v in zip(DOUBLE.surrogates, views, strict=True)) / 2
+        logits = sum(c.network((v - 0.5) / 0.5) for c, v in zip(DOUBLE.classifiers, views, strict=True)) / 2
         torch.nn.functional.cross_entropy(logits, label).backward()
         g = mu * g + adv.grad / adv.grad.abs().mean()
         adv = (adv.detach() + eps / steps * g.sign()).clamp(x - eps, x + eps).clamp(0, 1)
     expected = (adv * 255).round() / 255
-    ours = attack(x, label, DOUBLE, AttackSettings(di_probability=0.0), [generator(0, "any")])
+    ours = attack(x, label, DOUBLE, AttackSettings("mi"), [generator(0, "any")])
     assert torch.equal(ours.mul(255).round(), expected.mul(255).round())
 
 
@@ -78,14 +87,14 @@ def test_it_raises_the_loss_of_networks_it_knows() -> None:
 
 
 def test_a_gradient_of_zero_gives_no_nan() -> None:
-    def flat(x: torch.Tensor, views: object) -> torch.Tensor:
+    def flat(x: torch.Tensor) -> torch.Tensor:
         return x.sum(dim=(1, 2, 3), keepdim=True)[:, :, 0, 0] * torch.zeros(1, 10)
 
     x = to_tensor(paint(0))
-    assert torch.equal(attack(x, torch.tensor([0]), flat, AttackSettings(), [generator(0, "x")]), x)
+    assert torch.equal(attack(x, torch.tensor([0]), OneFunction(flat), AttackSettings(), [generator(0, "x")]), x)
     rule = Momentum()
-    assert torch.equal(rule(torch.zeros(2, 3, 4, 4)), torch.zeros(2, 3, 4, 4))
-    assert rule(torch.full((2, 3, 4, 4), float("nan"))).isfinite().all()
+    assert torch.equal(rule.accumulate(torch.zeros(2, 3, 4, 4)), torch.zeros(2, 3, 4, 4))
+    assert rule.accumulate(torch.full((2, 3, 4, 4), float("nan"))).isfinite().all()
 
 
 def test_draws_follow_seed_and_identity_alone() -> None:
@@ -101,7 +110,7 @@ def test_input_diversity_shows_the_whole_image_smaller_on_black() -> None:
     white = torch.ones(1, 3, 40, 80)
     areas, whole = [], 0
     for i in range(200):
-        (view,) = InputDiversity(0.9)([generator(i, "x")])
+        (view,) = InputDiversity(0.9).views(Draws([generator(i, "x")]))
         shown = classifier.prepare(white, [view])
         assert shown.shape == (1, 3, 60, 60)
         lit = shown[0, 0] > 0  # white is 1 and black is -1 after this classifier's normalisation
@@ -115,7 +124,7 @@ def test_input_diversity_shows_the_whole_image_smaller_on_black() -> None:
 
 
 def test_all_surrogates_are_shown_the_same_view() -> None:
-    (view,) = InputDiversity(1.0, 0.5)([generator(3, "x")])
+    (view,) = InputDiversity(1.0, 0.5).views(Draws([generator(3, "x")]))
     large, small = tiny_classifier(0, 64), tiny_classifier(0, 32)
     a = large.prepare(torch.ones(1, 3, 50, 50), [view])[0, 0] > 0
     b = small.prepare(torch.ones(1, 3, 50, 50), [view])[0, 0] > 0
@@ -124,5 +133,5 @@ def test_all_surrogates_are_shown_the_same_view() -> None:
 
 @pytest.mark.parametrize("bad", [{"name": "fgsm"}, {"epsilon": 0}, {"epsilon": 256}, {"steps": 0}])
 def test_impossible_settings_are_refused(bad: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"epsilon|attack"):
+    with pytest.raises((ValueError, ApibenchError), match=r"epsilon|attack|steps"):
         AttackSettings(**bad)  # type: ignore[arg-type]

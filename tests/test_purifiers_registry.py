@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
-from apibench import purifiers
+from apibench import plugins, purifiers
 from apibench._torch import torch
 from apibench.commands.purifiers import purifiers as command
 from apibench.errors import ApibenchError
@@ -47,7 +47,7 @@ SAME = Kind("same", "nothing", "none", Same, (Parameter("GAIN", 1.0, 0.0, 2.0),)
 
 @pytest.fixture(autouse=True)
 def own_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_kinds", dict(registry._kinds))
+    monkeypatch.setattr(registry._kinds, "_own", dict(registry._kinds._own))
 
 
 NAMES = {
@@ -199,8 +199,8 @@ def test_anyone_can_register_one_but_not_in_anothers_name() -> None:
 
 def test_a_package_can_bring_one(monkeypatch: pytest.MonkeyPatch) -> None:
     def points(*lines: str) -> None:
-        made = [importlib.metadata.EntryPoint(*line.split("="), registry.GROUP) for line in lines]
-        monkeypatch.setattr(registry, "entry_points", lambda group: made)
+        made = [importlib.metadata.EntryPoint(*line.split("="), registry._kinds.group) for line in lines]
+        monkeypatch.setattr(plugins, "entry_points", lambda group: made)
 
     points(f"same={__name__}:SAME", f"wrong={__name__}:SAME", "gone=no_such_module:x")
     assert {"same", "wrong", "gone"} <= {*purifiers.names()}

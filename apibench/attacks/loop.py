@@ -1,82 +1,123 @@
-"""The attack loop: sign steps inside the L-infinity ball, bound by construction and after rounding."""
+"""The attack loop: steps inside the ball, bound by construction and after rounding."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 from apibench._torch import torch
-from apibench.attacks.gradients import Momentum
-from apibench.attacks.transforms import InputDiversity
-from apibench.classifiers import View
+from apibench.attacks import composition
+from apibench.attacks.budgets import ball
+from apibench.attacks.catalogue import LINF, NORMS
+from apibench.attacks.ensembles import EnsembleRule
+from apibench.attacks.gradients import GradientRule
+from apibench.attacks.objective import Objective
+from apibench.attacks.surrogates import Networks
+from apibench.attacks.transforms import InputTransform, Others
+from apibench.draws import Draws
 from apibench.draws import generator as generator  # of an image: callers of the loop need one
-from apibench.errors import ApibenchError
 from apibench.pixels import LEVELS
 
 Tensor = torch.Tensor
 
-ATTACKS = ("mi-di",)
+UNTARGETED = "untargeted"
+TARGETS = ("given", "least-likely", "random")
 
 
 @dataclass(frozen=True)
 class AttackSettings:
-    """An attack: MI (momentum ``mu``) with DI (``di_probability``, ``di_smallest``), untargeted.
+    """An attack: its parts by ``name`` (see :mod:`~apibench.attacks.catalogue`), its ball, its aim.
 
-    ``epsilon`` is the bound in whole levels of 255; the step is epsilon / ``steps``; the start is zero.
+    ``epsilon``: the bound, in whole levels of 255 (``linf``), or the radius for pixels in [0, 1] (``l2``); the step is
+    epsilon / ``steps``; the start is zero. ``target``: ``untargeted`` moves away from the image's class; ``given`` moves towards
+    the class given for the image, ``least-likely`` towards the one that the ensemble finds least likely, ``random`` towards any
+    other, drawn.
     """
 
     name: str = "mi-di"
-    epsilon: int = 16
+    epsilon: float = 16
     steps: int = 10
-    mu: float = 1.0
-    di_probability: float = 0.9
-    di_smallest: float = 299 / 330
     seed: int = 0
+    norm: str = LINF
+    target: str = UNTARGETED
 
     def __post_init__(self) -> None:
-        if self.name not in ATTACKS:
-            raise ValueError(f"{self.name}: no such attack; there is {', '.join(ATTACKS)}")
-        if not 1 <= self.epsilon <= LEVELS or self.steps < 1:
-            raise ValueError(f"epsilon must be 1 to {LEVELS} and steps at least 1, got {self.epsilon} and {self.steps}")
+        """Raises ValueError, and ApibenchError for a name that is no attack's."""
+        if self.norm not in NORMS:
+            raise ValueError(f"{self.norm}: no such norm; there are {', '.join(NORMS)}")
+        if self.target not in (UNTARGETED, *TARGETS):
+            raise ValueError(f"{self.target}: no such target; there are {', '.join((UNTARGETED, *TARGETS))}")
+        parts = composition.parse(self.name)
+        parts.check(self.norm, self.targeted)
+        object.__setattr__(self, "name", parts.name)
+        if self.norm == LINF and not (1 <= self.epsilon <= LEVELS and self.epsilon == int(self.epsilon)):
+            raise ValueError(f"epsilon must be a whole number from 1 to {LEVELS} levels, got {self.epsilon}")
+        if self.norm != LINF and not 0 < self.epsilon < math.inf:
+            raise ValueError(f"epsilon must be above 0, got {self.epsilon}")
+        object.__setattr__(self, "epsilon", int(self.epsilon) if self.norm == LINF else float(self.epsilon))
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+
+    @property
+    def targeted(self) -> bool:
+        return self.target != UNTARGETED
+
+    @property
+    def composition(self) -> composition.Composition:
+        return composition.parse(self.name)
 
     @property
     def variant(self) -> str:
-        """What the images are called in sets and tables: ``mi-di/eps16``."""
-        return f"{self.name}/eps{self.epsilon}"
+        """What the images are called in sets and tables: ``mi-di/eps16``, ``mi-logit/random/l2-3.0``."""
+        aim = f"/{self.target}" if self.targeted else ""
+        bound = f"eps{self.epsilon}" if self.norm == LINF else f"l2-{self.epsilon!r}"
+        return f"{self.name}{aim}/{bound}"
+
+    def recipe(self) -> dict[str, Any]:
+        """All that decides what the images are, the parts' numbers included."""
+        parts = [
+            {
+                "name": chosen.part.name,
+                **dict(zip((p.name for p in chosen.part.parameters), chosen.values, strict=True)),
+            }
+            for chosen in self.composition
+        ]
+        return {**asdict(self), "parts": parts}
+
+
+class Attacked(NamedTuple):
+    """``images``: (N, 3, H, W) in [0, 1], whole levels of 255. ``gradients``: those taken of a network, an image."""
+
+    images: Tensor
+    gradients: int
 
 
 def attack(
     x: Tensor,
     labels: Tensor,
-    logits: Callable[[Tensor, Sequence[View | None]], Tensor],
+    networks: Networks,
     settings: AttackSettings,
     generators: Sequence[torch.Generator],
-) -> Tensor:
-    """Move ``x`` away from ``labels`` within the bound.
+    others: Others | None = None,
+) -> Attacked:
+    """Move ``x`` away from ``labels``, or towards them where the attack is targeted, within the bound.
 
-    ``x``: (N, 3, H, W) float pixels in [0, 1], whole levels of 255. ``labels``: (N,) class indices. ``logits``: the
-    ensemble, (N, 3, H, W) and a view an image -> (N, classes). ``generators``: one an image. Returns (N, 3, H, W) in [0, 1],
-    whole levels of 255, with ``|result - x| <= epsilon / 255``. Nothing computed for an image depends on the others of its
-    batch.
+    ``x``: (N, 3, H, W) float pixels in [0, 1], whole levels of 255. ``labels``: (N,) class indices. ``generators``: one an
+    image. ``others``: where a transform finds other images of the set. The noise of each result is at most epsilon in its norm,
+    exactly, as whole levels of 255. Nothing computed for an image depends on the others of its batch.
     """
-    bound = settings.epsilon / LEVELS
-    lower, upper = (x - bound).clamp_(min=0.0), (x + bound).clamp_(max=1.0)
-    direction = Momentum(settings.mu)
-    diversity = InputDiversity(settings.di_probability, settings.di_smallest)
+    parts = settings.composition
+    draws = Draws(generators)
+    budget = ball(settings.norm, x, settings.epsilon, settings.steps)
+    transforms: list[InputTransform] = [chosen.make() for chosen in parts.transforms]
+    for transform in transforms:
+        transform.begin(x, others)
+    rule: GradientRule = parts.gradient.make()
+    ensemble: EnsembleRule = parts.ensemble.make()
+    objective = Objective(networks, labels, parts.loss.make(), transforms, draws, settings.targeted)
     adversarial = x.clone()
     for _ in range(settings.steps):
-        adversarial.requires_grad_()
-        # Summed, not averaged: each image's gradient is its own, whatever the size of the batch.
-        loss = torch.nn.functional.cross_entropy(logits(adversarial, diversity(generators)), labels, reduction="sum")
-        if not math.isfinite(loss.item()):
-            raise ApibenchError(
-                "a surrogate's logits are not finite numbers; are its weights whole, its mean and std right?"
-            )
-        # Only the gradient of the input is asked for; weight gradients would cost half as much again.
-        (gradient,) = torch.autograd.grad(loss, adversarial)
-        with torch.no_grad():
-            adversarial = adversarial.detach().add_(direction(gradient).sign(), alpha=bound / settings.steps)
-            torch.clamp(adversarial, lower, upper, out=adversarial)
-    # Rounded, not truncated: truncating breaks the bound by one level. Epsilon is whole, so rounding cannot.
-    return adversarial.mul_(LEVELS).round_().div_(LEVELS)
+        adversarial = ensemble.advance(adversarial, objective, rule, budget, draws)
+    return Attacked(budget.rounded(adversarial), objective.gradients)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from apibench._torch import torch
-from apibench.attacks.ensembles import MeanLogits
-from apibench.attacks.loop import AttackSettings, attack, generator
+from apibench.attacks.catalogue import LINF
+from apibench.attacks.loop import Attacked, AttackSettings, attack, generator
+from apibench.attacks.surrogates import Surrogates
 from apibench.classifiers import canonical, check_all, load_all
 from apibench.environment import machine
 from apibench.errors import ApibenchError
@@ -74,7 +76,7 @@ def generate(
     names = [canonical(name) for name in surrogates]
     recipe = {
         "stage": "generate",
-        "attack": asdict(settings),
+        "attack": settings.recipe(),
         "surrogates": names,
         "images": len(records),
         "images_sha256": sources_sha256(records),
@@ -84,7 +86,7 @@ def generate(
     todo = [record for record in mine if writer.done(record.id) is None]
     failed: dict[str, str] = {}
     if todo:
-        ensemble = MeanLogits(load_all(surrogates, device))
+        ensemble = Surrogates(load_all(surrogates, device))
         about = machine(device)
         for record in Progress(todo, f"attack {settings.variant}", unit="image"):
             try:
@@ -93,10 +95,10 @@ def generate(
                 failed[record.id] = str(error)
                 continue
             label, label_source = _label(record, clean, ensemble, device)
-            adversarial = attack_pixels(clean, label, record.pixels_sha256, ensemble, settings, device)
+            found = _attack(clean, label, record.pixels_sha256, ensemble, settings, device)
+            adversarial = to_pixels(found.images)
             noise = adversarial.astype(np.int16) - clean
-            if int(np.abs(noise).max()) > settings.epsilon:
-                raise AssertionError(f"{record.id}: the bound does not hold")
+            _check_bound(record, noise, settings)
             writer.write(
                 record.id,
                 adversarial,
@@ -104,7 +106,7 @@ def generate(
                 source=record.pixels_sha256,
                 label=label,
                 label_source=label_source,
-                settings={"attack": asdict(settings), "surrogates": names},
+                settings={"attack": settings.recipe(), "surrogates": names},
                 extra={"linf": int(np.abs(noise).max()), "l2": round(float(np.linalg.norm(noise / LEVELS)), 6)},
                 **about,
             )
@@ -120,16 +122,26 @@ def generate(
     )
 
 
-def attack_pixels(
-    clean: Pixels, label: int, identity: str, ensemble: MeanLogits, settings: AttackSettings, device: str = "cpu"
-) -> Pixels:
+def _attack(
+    clean: Pixels, label: int, identity: str, ensemble: Surrogates, settings: AttackSettings, device: str
+) -> Attacked:
     """Attack one image, (H, W, 3) uint8, alone: on a CPU batching gains nothing, and the bytes then depend on nothing else."""
     x = to_tensor(clean).to(device)
     target = torch.tensor([label], device=device)
-    return to_pixels(attack(x, target, ensemble, settings, [generator(settings.seed, identity)]))
+    return attack(x, target, ensemble, settings, [generator(settings.seed, identity)])
 
 
-def _label(record: ImageRecord, clean: Pixels, ensemble: MeanLogits, device: str) -> tuple[int, str]:
+def _check_bound(record: ImageRecord, noise: npt.NDArray[np.int16], settings: AttackSettings) -> None:
+    """On the pixels of the file, in whole numbers."""
+    if settings.norm == LINF:
+        inside = int(np.abs(noise).max()) <= settings.epsilon
+    else:
+        inside = int((noise.astype(np.int64) ** 2).sum()) <= (settings.epsilon * LEVELS) ** 2 + 1e-6
+    if not inside:
+        raise AssertionError(f"{record.id}: the bound does not hold")
+
+
+def _label(record: ImageRecord, clean: Pixels, ensemble: Surrogates, device: str) -> tuple[int, str]:
     """The class to move away from: the given one, else the ensemble's own clean prediction."""
     if record.label is not None:
         return record.label, record.label_source or "given"

@@ -49,6 +49,18 @@ PRESETS = ("paper", "range", "small", "noise", "affine", "bsn")
     metavar="PIXELS",
     help="Over how many pixels, at most, that noise is correlated.  [default: the preset's]",
 )
+@click.option(
+    "--noise-share",
+    type=click.FloatRange(0, 1, min_open=True),
+    metavar="SHARE",
+    help="How many of the crops get that noise.  [default: the preset's]",
+)
+@click.option(
+    "--balance",
+    type=click.FloatRange(0, 255),
+    metavar="LEVELS",
+    help="Errors under noise far above it count less; 0: all alike.  [default: the preset's]",
+)
 @click.option("--start", type=FILE, metavar="FILE.safetensors", help="Weights to start from, of the same network.")
 @click.option("--learning-rate", type=click.FloatRange(0, min_open=True), help="At its peak.  [default: 0.002]")
 @click.option("--validate-every", type=click.IntRange(1), help="Steps between checkpoints.  [default: 100]")

@@ -15,6 +15,7 @@ import numpy as np
 from apibench._torch import torch
 from apibench.attacks.loop import AttackSettings, generator
 from apibench.attacks.loop import attack as mi_fgsm
+from apibench.attacks.surrogates import OneFunction
 from apibench.evaluation.asking import Asked, Finished, Task
 from apibench.evaluation.aware import Guarded, adaptive
 from apibench.evaluation.library import LEVELS, Attacked, LibraryAttack, not_installed
@@ -149,13 +150,8 @@ def _pgd(kind: str) -> Runner:
 
 
 def _mi_fgsm(asked: Asked, task: Task, draws: torch.Generator, _: int | None) -> Tensor:
-    settings = AttackSettings(
-        epsilon=int(cast(float, task.attack.epsilon)),
-        steps=task.attack.budget,
-        di_probability=0.0,
-        seed=task.attack.seed,
-    )
-    return mi_fgsm(task.x, task.labels, lambda x, _views: asked(x), settings, [draws])
+    settings = AttackSettings("mi", cast(float, task.attack.epsilon), task.attack.budget, seed=task.attack.seed)
+    return mi_fgsm(task.x, task.labels, OneFunction(asked), settings, [draws]).images
 
 
 def _cw(asked: Asked, task: Task, _: torch.Generator, __: int | None) -> Tensor:

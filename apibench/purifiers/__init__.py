@@ -4,7 +4,8 @@ One contract (:class:`~apibench.purifiers.contract.Purifier`) and one registry: 
 :func:`describe` says how each is written, :func:`create` makes one from its name, :func:`register` adds a :class:`Kind`.
 """
 
-from apibench.purifiers.catalogue import Kind, Parameter
+from apibench.parameters import Parameter
+from apibench.purifiers.catalogue import Kind
 from apibench.purifiers.registry import create, describe, names, register
 
 __all__ = ["Kind", "Parameter", "create", "describe", "names", "register"]

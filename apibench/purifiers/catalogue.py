@@ -8,33 +8,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
+from apibench.parameters import Parameter, Value, read, written
+
 if TYPE_CHECKING:
     from apibench.purifiers.contract import Purifier
-
-Value = int | float
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A number after the colon, ``lower`` to ``upper``, whole where its default is."""
-
-    name: str  # as help shows it, QUALITY
-    default: Value
-    lower: Value
-    upper: Value
-    odd: bool = False
-
-    def parse(self, text: str) -> Value:
-        """Raises ValueError saying what is wanted."""
-        whole = isinstance(self.default, int)
-        try:
-            value: Value = int(text) if whole else float(text)
-        except ValueError:
-            value = float("nan")
-        if not self.lower <= value <= self.upper or (self.odd and value % 2 == 0):
-            what = "an odd number" if self.odd else "a whole number" if whole else "a number"
-            raise ValueError(f"{self.name} must be {what} from {self.lower:g} to {self.upper:g}, got {text!r:.60}")
-        return value
 
 
 @dataclass(frozen=True)
@@ -79,13 +56,7 @@ class Kind:
 
     def values(self, argument: str | None) -> list[Value]:
         """The numbers after the colon; what is left out has its default. Raises ValueError."""
-        given = [] if argument is None else argument.split(",")
-        if len(given) > len(self.parameters):
-            raise ValueError(f"{argument!r:.60} is more than it takes")
-        values = [parameter.default for parameter in self.parameters]
-        for index, text in enumerate(given):
-            values[index] = self.parameters[index].parse(text)
-        return values
+        return read(self.parameters, argument)
 
     def make(self, name: str, iterations: int, *given: object) -> Purifier:
         factory = self.factory
@@ -93,11 +64,6 @@ class Kind:
             module, _, attribute = factory.partition(":")
             factory = cast("Callable[..., Purifier]", getattr(import_module(module), attribute))
         return factory(name, iterations, *given)
-
-
-def written(values: list[Value]) -> str:
-    """Numbers as they stand after a colon: ``5,1.5``."""
-    return ",".join(format(value, ".12g") for value in values)
 
 
 _SQUEEZING = "Xu, Evans, Qi: Feature Squeezing, NDSS 2018, arXiv 1704.01155"

@@ -11,6 +11,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,8 +36,10 @@ class TrainingSettings:
     ``smoothing`` is the one it is used after. With ``widths`` it is trained on smoothings of every sigma from the first to the
     second instead of that one. ``noise``: synthetic noise is added before the smoothing, its root mean square drawn from that
     range of levels of 255, its pixels correlated over a Gaussian width drawn up to ``noise_width`` pixels; zero mean and
-    symmetric, which is all that is assumed of adversarial noise. ``crop`` is the side, in pixels, of what the network
-    predicts of a photograph at a time.
+    symmetric, which is all that is assumed of adversarial noise; a crop gets it with probability ``noise_share``, so that the
+    network also learns to leave alone what has none. The error of a crop then counts by 1 / (1 + (RMS / ``balance``)²), so that
+    strong noise does not outweigh the rest (0: all count alike). ``crop`` is the side, in pixels, of what the network predicts of
+    a photograph at a time.
     """
 
     network: BlindSpotSettings = field(default_factory=BlindSpotSettings)
@@ -44,6 +47,8 @@ class TrainingSettings:
     widths: tuple[float, float] | None = None
     noise: tuple[float, float] = (0.0, 0.0)
     noise_width: float = 0.0
+    noise_share: float = 1.0
+    balance: float = 0.0
     steps: int = 2000
     batch: int = 4
     crop: int = 96
@@ -59,6 +64,8 @@ class TrainingSettings:
             raise ValueError(f"the range of widths must rise from above 0, got {self.widths[0]} to {self.widths[1]}")
         if not (0 <= self.noise[0] <= self.noise[1] <= LEVELS and 0 <= self.noise_width <= 16):
             raise ValueError("noise must be a rising range within 0 to 255 levels, and its width 0 to 16 pixels")
+        if not (0 < self.noise_share <= 1 and 0 <= self.balance <= LEVELS):
+            raise ValueError("the share of crops with noise must be above 0 and at most 1, and balance 0 to 255 levels")
 
     @property
     def margin(self) -> int:
@@ -109,6 +116,18 @@ class Photographs:
         return cls(train, validation, digest.hexdigest(), skipped)
 
 
+class Batch(NamedTuple):
+    """``seen``: GS(x) with the margin that the network needs; ``clean``: x; both (batch, 3, ., .) in [0, 1]; (batch,) weights."""
+
+    seen: Tensor
+    clean: Tensor
+    weights: Tensor
+
+    def error(self, restored: Tensor) -> Tensor:
+        """Mean squared error, weighted: what is made small."""
+        return ((restored - self.clean).square().mean((1, 2, 3)) * self.weights).mean()
+
+
 class Crops:
     """The batches of a training. Those of a step depend on the seed and the step alone, so a resumed training sees the same."""
 
@@ -116,41 +135,53 @@ class Crops:
         self.settings = settings
         self.data = data
 
-    def of_step(self, step: int) -> tuple[Tensor, Tensor]:
-        """One batch: GS(x) with the margin that the network needs, and x; both (batch, 3, ., .) in [0, 1]."""
+    def of_step(self, step: int) -> Batch:
         draw = random.Random(f"{self.settings.seed}/{step}")  # noqa: S311
         pictures = [draw.choice(self.data.train) for _ in range(self.settings.batch)]
-        return self._pair([_crop(p, self._side, draw) for p in pictures], draw)
+        return self._batch([_crop(p, self._side, draw) for p in pictures], draw)
 
-    def of_validation(self, index: int) -> tuple[Tensor, Tensor]:
+    def of_validation(self, index: int) -> Batch:
         """The middle of a held-out photograph, always with the same noise."""
         picture, side = self.data.validation[index], self._side
         top, left = (picture.shape[0] - side) // 2, (picture.shape[1] - side) // 2
         draw = random.Random(f"{self.settings.seed}/validation/{index}")  # noqa: S311
-        return self._pair([picture[top : top + side, left : left + side]], draw)
+        return self._batch([picture[top : top + side, left : left + side]], draw)
 
     @property
     def _side(self) -> int:
         return self.settings.crop + 2 * self.settings.margin
 
-    def _pair(self, pictures: Sequence[Pixels], draw: random.Random) -> tuple[Tensor, Tensor]:
-        """GS(x), or GS(x + noise), and x. All of a batch are smoothed alike; each has noise of its own."""
+    def _batch(self, pictures: Sequence[Pixels], draw: random.Random) -> Batch:
+        """All of a batch are smoothed alike; each has noise of its own."""
         x = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().div_(LEVELS)
         m, smoothing = self.settings.margin, self.settings.smoothing
         if self.settings.widths is not None:
             smoothing = Smoothing(smoothing.kernel, draw.uniform(*self.settings.widths))
-        seen = x + self._noise(x, draw) if self.settings.noise[1] else x
-        return smoothing.valid(seen), crop(x, m)
+        weights = torch.ones(len(x))
+        seen = x
+        if self.settings.noise[1]:
+            noise, rms = self._noise(x, draw)
+            seen = x + noise
+            if self.settings.balance:
+                weights = 1 / (1 + (rms / self.settings.balance) ** 2)
+        return Batch(smoothing.valid(seen), crop(x, m), weights)
 
-    def _noise(self, x: Tensor, draw: random.Random) -> Tensor:
+    def _noise(self, x: Tensor, draw: random.Random) -> tuple[Tensor, Tensor]:
+        """Noise like ``x``, and the root mean square of each crop's, in levels."""
         generator = torch.Generator().manual_seed(draw.getrandbits(63))
         noise = torch.randn(x.shape, generator=generator)
+        levels = []
         for picture in noise:
             width = draw.uniform(0.0, self.settings.noise_width)
             if width > NARROW:
                 picture[:] = Smoothing(2 * math.ceil(3 * width) + 1, width).same(picture[None])[0]
-            picture.mul_(draw.uniform(*self.settings.noise) / LEVELS / picture.std())
-        return noise
+            level = draw.uniform(*self.settings.noise)
+            # Not drawn where all get noise: a training of before there was a share sees the same crops.
+            if self.settings.noise_share < 1 and draw.random() >= self.settings.noise_share:
+                level = 0.0
+            picture.mul_(level / LEVELS / picture.std())
+            levels.append(level)
+        return noise, torch.tensor(levels)
 
 
 def _crop(picture: Pixels, side: int, draw: random.Random) -> Pixels:

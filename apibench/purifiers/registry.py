@@ -7,21 +7,20 @@ imports torch before a purifier is made.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from apibench import data
 from apibench.errors import ApibenchError
-from apibench.purifiers.catalogue import KINDS, Kind, written
+from apibench.parameters import written
+from apibench.plugins import Table
+from apibench.purifiers.catalogue import KINDS, Kind
 
 if TYPE_CHECKING:
     from apibench.purifiers.contract import Purifier
 
-GROUP = "apibench.purifiers"
 MOST_PASSES = 1000
 
 # An argument ends at the next plus or slash, but for a path, which goes on to its suffix.
@@ -29,7 +28,7 @@ _PART = re.compile(
     r"(?P<kind>[^:/+]*)(?::(?P<argument>[^/+]*|.*?\.safetensors))?(?:/(?P<passes>[0-9]+))?(?=\+|$)", re.DOTALL
 )
 
-_kinds = {kind.name: kind for kind in KINDS}
+_kinds: Table[Kind] = Table("purifier", "apibench.purifiers", Kind, KINDS)
 
 
 def register(kind: Kind) -> None:
@@ -38,14 +37,12 @@ def register(kind: Kind) -> None:
     A package adds one for every process by an entry point in the group ``apibench.purifiers``: its name, and where its
     :class:`Kind` is found.
     """
-    if _kinds.get(kind.name, kind) != kind or kind.name in _installed():
-        raise ApibenchError(f"{kind.name}: there is a purifier of this name already")
-    _kinds[kind.name] = kind
+    _kinds.register(kind)
 
 
 def names() -> list[str]:
     """The purifiers there are."""
-    return sorted({*_kinds, *_installed()})
+    return _kinds.names()
 
 
 def describe() -> list[Kind]:
@@ -55,17 +52,7 @@ def describe() -> list[Kind]:
 
 def find(name: str) -> Kind:
     """The kind of that name. Raises ApibenchError where there is none, or more than one, or it cannot be imported."""
-    points = _installed().get(name, [])
-    if len(points) + (name in _kinds) > 1:
-        where = ", ".join(point.value for point in points)
-        raise ApibenchError(f"{name}: more than one purifier has this name ({where}); uninstall one")
-    if points:
-        return _load(points[0])
-    if name not in _kinds:
-        close = difflib.get_close_matches(name, names(), n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ApibenchError(f"{name or '(nothing)'}: no such purifier; there are {', '.join(names())}{hint}")
-    return _kinds[name]
+    return _kinds.find(name)
 
 
 def create(name: str, iterations: int = 1) -> Purifier:
@@ -130,20 +117,3 @@ def _parts(text: str) -> list[tuple[str, str, str | None, int | None]]:
         parts.append((match[0], match["kind"], match["argument"], None if passes is None else int(passes)))
         start = match.end() + 1
     return parts
-
-
-def _installed() -> dict[str, list[EntryPoint]]:
-    found: dict[str, list[EntryPoint]] = {}
-    for point in entry_points(group=GROUP):
-        found.setdefault(point.name, []).append(point)
-    return found
-
-
-def _load(point: EntryPoint) -> Kind:
-    try:
-        kind = point.load()
-    except Exception as error:  # a plug-in is somebody's package: it may fail to import in any way
-        raise ApibenchError(f"{point.name}: cannot be loaded ({type(error).__name__}: {error!s:.120})") from error
-    if not isinstance(kind, Kind) or kind.name != point.name:
-        raise ApibenchError(f"{point.name}: {point.value} is not the Kind of that name (apibench.purifiers.Kind)")
-    return kind

@@ -25,7 +25,7 @@ from apibench.errors import ApibenchError
 from apibench.imageset import write_atomically
 from apibench.progress import Progress
 from apibench.purifiers.blindspot import BlindSpotNet, crop
-from apibench.purifiers.crops import Crops, Photographs, TrainingSettings
+from apibench.purifiers.crops import Batch, Crops, Photographs, TrainingSettings
 from apibench.purifiers.ncis import FORMAT, HEADER, load_weights
 from apibench.purifiers.workers import Worker
 
@@ -91,11 +91,11 @@ class Trainer:
         started = time.monotonic()
         for group in self.optimiser.param_groups:
             group["lr"] = self.settings.rate(self.step)
-        smooth, clean = (self.machine.worker.share(x).to(self.machine.device) for x in self.crops.of_step(self.step))
+        batch = Batch(*(self.machine.worker.share(x).to(self.machine.device) for x in self.crops.of_step(self.step)))
         kind = torch.device(self.machine.device).type
         with torch.autocast(kind, torch.bfloat16, enabled=self.machine.precision == "bfloat16"):
-            restored = self._forward(smooth)
-        loss = torch.nn.functional.mse_loss(restored.float(), clean)
+            restored = self._forward(batch.seen)
+        loss = batch.error(restored.float())
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.machine.worker.average_gradients(self.network)
@@ -112,13 +112,13 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> tuple[float, float]:
-        """Mean squared error of the running mean on the middle of each held-out photograph, and that of GS alone."""
+        """Error (weighted as in training) of the running mean on the middle of each held-out photograph, and that of GS alone."""
         ours, smoothing = 0.0, 0.0
         count = len(self.data.validation)
         for index in range(count):
-            smooth, clean = (x.to(self.machine.device) for x in self.crops.of_validation(index))
-            ours += torch.nn.functional.mse_loss(self.mean(smooth), clean).item()
-            smoothing += torch.nn.functional.mse_loss(crop(smooth, self.settings.network.margin), clean).item()
+            batch = Batch(*(x.to(self.machine.device) for x in self.crops.of_validation(index)))
+            ours += batch.error(self.mean(batch.seen)).item()
+            smoothing += batch.error(crop(batch.seen, self.settings.network.margin)).item()
         return ours / count, smoothing / count
 
     def record(self, training_loss: float | None) -> dict[str, Any]:

@@ -1,0 +1,166 @@
+"""The parts an attack is put together from, by name. Imports no torch: ``--help`` reads it.
+
+An attack is written as its parts joined by hyphens, in any order: ``mi-di``, ``vni-ti-di``, ``ssa-mi-svre``. It has one gradient
+rule (``mi``, if none is named), any number of input transforms, one ensemble rule (``logits``) and one loss (``ce``). A part may
+have numbers: ``vmi:5-di:0.7``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from apibench.parameters import Parameter, Value, read
+from apibench.plugins import Table
+
+GRADIENT, TRANSFORM, ENSEMBLE, LOSS = KINDS = ("gradient", "transform", "ensemble", "loss")
+LINF, L2 = NORMS = ("linf", "l2")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part: its name, its kind, the paper it is from, and how it is made.
+
+    ``factory`` is called with a value for each of ``parameters`` and makes a
+    :class:`~apibench.attacks.gradients.GradientRule`, an :class:`~apibench.attacks.transforms.InputTransform`, an
+    :class:`~apibench.attacks.ensembles.EnsembleRule` or a :data:`~apibench.attacks.losses.Loss`; written
+    ``"module:attribute"`` it is imported on first use. ``cost`` is by how much it multiplies the gradients of a step: a
+    number, or the name of the parameter that says it, or a function of the parameters' values. ``norms``: those it is defined
+    for. ``only_with``: the gradient rules (of an ensemble rule that replaces the update itself) it is defined with.
+    ``targeted``: defined for targeted attacks only.
+    """
+
+    name: str
+    kind: str
+    does: str
+    paper: str
+    factory: str | Callable[..., Any]
+    parameters: tuple[Parameter, ...] = ()
+    cost: int | str | Callable[[Sequence[Value]], int] = 1
+    norms: tuple[str, ...] = NORMS
+    only_with: tuple[str, ...] = ()
+    not_with: tuple[str, ...] = ()
+    targeted: bool = False
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9]*", self.name):
+            raise ValueError(f"{self.name!r}: a part's name is small letters and digits")
+        if self.kind not in KINDS:
+            raise ValueError(f"{self.name}: {self.kind} is no kind of part; there are {', '.join(KINDS)}")
+
+    @property
+    def form(self) -> str:
+        """How it is written: ``di[:PROBABILITY,SMALLEST]``."""
+        argument = ",".join(parameter.name for parameter in self.parameters)
+        return f"{self.name}[:{argument}]" if argument else self.name
+
+    @property
+    def defaults(self) -> tuple[Value, ...]:
+        return tuple(parameter.default for parameter in self.parameters)
+
+    def values(self, argument: str | None) -> tuple[Value, ...]:
+        """The numbers after the colon; what is left out has its default. Raises ValueError."""
+        return tuple(read(self.parameters, argument))
+
+    def gradients(self, values: Sequence[Value]) -> int:
+        """By how much it multiplies the network-gradients of a step."""
+        if isinstance(self.cost, int):
+            return self.cost
+        if callable(self.cost):
+            return self.cost(values)
+        names = [parameter.name for parameter in self.parameters]
+        return int(values[names.index(self.cost)])
+
+    def make(self, values: Sequence[Value]) -> Any:
+        factory = self.factory
+        if isinstance(factory, str):
+            module, _, attribute = factory.partition(":")
+            factory = getattr(import_module(module), attribute)
+        return factory(*values)
+
+
+_MI = "Dong et al.: Boosting Adversarial Attacks with Momentum, CVPR 2018, arXiv 1710.06081"
+_NI = "Lin et al.: Nesterov Accelerated Gradient and Scale Invariance, ICLR 2020, arXiv 1908.06281"
+_VT = "Wang, He: Enhancing the Transferability of Adversarial Attacks through Variance Tuning, CVPR 2021, arXiv 2103.15571"
+_HERE = "apibench.attacks"
+_MU = Parameter("MU", 1.0, 0.0, 10.0)
+_SAMPLES = Parameter("SAMPLES", 20, 1, 1000)
+_REPLACES = ("i", "mi")  # with these, an ensemble rule that replaces the update is what its paper says
+
+PARTS = (
+    Part(
+        "i",
+        GRADIENT,
+        "the gradient of this step alone (I-FGSM)",
+        "Kurakin, Goodfellow, Bengio: Adversarial Examples in the Physical World, ICLR 2017 workshop, arXiv 1607.02533",
+        f"{_HERE}.gradients:Plain",
+    ),
+    Part("mi", GRADIENT, "momentum over the steps", _MI, f"{_HERE}.gradients:Momentum", (_MU,)),
+    Part(
+        "ni",
+        GRADIENT,
+        "momentum, the gradient taken where it leads (Nesterov)",
+        _NI,
+        f"{_HERE}.gradients:Nesterov",
+        (_MU,),
+    ),
+    Part(
+        "di",
+        TRANSFORM,
+        "shrink at random, pad with black at random",
+        "Xie et al.: Improving Transferability of Adversarial Examples with Input Diversity, CVPR 2019, arXiv 1803.06978",
+        f"{_HERE}.transforms:InputDiversity",
+        (Parameter("PROBABILITY", 0.9, 0.0, 1.0), Parameter("SMALLEST", 299 / 330, 0.05, 1.0)),
+    ),
+    Part("logits", ENSEMBLE, "the loss of the mean of the logits", _MI, f"{_HERE}.ensembles:MeanLogits"),
+    Part(
+        "probs",
+        ENSEMBLE,
+        "the loss of the mean of the probabilities",
+        _MI,
+        f"{_HERE}.ensembles:MeanProbabilities",
+    ),
+    Part("loss", ENSEMBLE, "the mean of the losses", _MI, f"{_HERE}.ensembles:MeanLoss"),
+    Part(
+        "ce",
+        LOSS,
+        "cross-entropy",
+        "Goodfellow, Shlens, Szegedy: Explaining and Harnessing Adversarial Examples, ICLR 2015, arXiv 1412.6572",
+        f"{_HERE}.losses:CrossEntropy",
+    ),
+    Part(
+        "logit",
+        LOSS,
+        "the target's logit itself",
+        "Zhao, Liu, Larson: On Success and Simplicity, NeurIPS 2021, arXiv 2012.11207",
+        f"{_HERE}.losses:Logit",
+        not_with=("probs",),
+        targeted=True,
+    ),
+    Part(
+        "margin",
+        LOSS,
+        "the class's logit beside the highest of the others",
+        "Carlini, Wagner: Towards Evaluating the Robustness of Neural Networks, S&P 2017, arXiv 1608.04644",
+        f"{_HERE}.losses:Margin",
+    ),
+)
+
+TABLE: Table[Part] = Table("part of an attack", "apibench.attacks", Part, PARTS)
+
+
+def register(part: Part) -> None:
+    """Add a part to this process. Raises ApibenchError where there is another one of its name.
+
+    A package adds one for every process by an entry point in the group ``apibench.attacks``: its name, and where its
+    :class:`Part` is found.
+    """
+    TABLE.register(part)
+
+
+def describe() -> list[Part]:
+    """Every part, by kind. Raises ApibenchError for a plug-in that is broken."""
+    return sorted((TABLE.find(name) for name in TABLE.names()), key=lambda part: (KINDS.index(part.kind), part.name))
