@@ -35,17 +35,25 @@ def test_what_is_recorded(clean_set: ImageSet, tmp_path: Path) -> None:
     for name, variant in {"jpeg:50+median/2": "clean+jpeg:50/1+median:3/2", "tv": "clean+tv:0.1/1"}.items():
         record = purify(images, tmp_path / name, purifiers.create(name)).images.records[0]
         assert record.variant == variant
-        assert "seed" not in record.settings["purify"]
+        assert "seed" not in record.settings["purify"][0]
         assert {"kornia" if "median" in name else "scikit-image", "torch"} <= record.versions.keys()
     with pytest.raises(ApibenchError, match="holds an image set made by another recipe"):
         purify(images, tmp_path / "tv", purifiers.create("tv:0.2"))
     chained = purify(images, tmp_path / "both", purifiers.create("jpeg:50+ncis:2")).images.records[0]
-    jpeg, ncis = chained.settings["purify"]["parts"]
+    jpeg, ncis = chained.settings["purify"][0]["parts"]
     assert (jpeg["purifier"], ncis["iterations"]) == ("jpeg:50", 2)
     assert len(ncis["weights_sha256"]) == 16
     assert purify(images, tmp_path / "both", purifiers.create("jpeg:50/1+ncis/2")).kept == 1, (
         "the same, written otherwise"
     )
+
+
+def test_what_was_purified_before_stays_recorded(clean_set: ImageSet, tmp_path: Path) -> None:
+    images = ImageSet(clean_set.folder, clean_set.records[:1])
+    once = purify(images, tmp_path / "once", purifiers.create("jpeg:50")).images
+    twice = purify(once, tmp_path / "twice", purifiers.create("median")).images.records[0]
+    assert [part["purifier"] for part in twice.settings["purify"]] == ["jpeg:50", "median:3"]
+    assert twice.variant == "clean+jpeg:50/1+median:3/1"
 
 
 def test_a_run_names_folders_that_any_system_takes() -> None:

@@ -138,6 +138,28 @@ def test_noise_has_the_strength_and_the_width_that_were_asked_for(folder: Path) 
     assert correlation(wide) > 0.5
 
 
+def test_some_crops_get_no_noise_and_strong_noise_counts_for_less(folder: Path) -> None:
+    plain = dataclasses.replace(SETTINGS, smoothing=Smoothing(1, 1.0), batch=64)
+    noisy = dataclasses.replace(plain, noise=(6.0, 18.0), noise_share=0.5, balance=3.0)
+    batch = load(folder, noisy).of_step(3)
+    rms = ((batch.seen - load(folder, plain).of_step(3).seen) * 255).square().mean(dim=(1, 2, 3)).sqrt()
+    silent = rms < 1e-3
+    assert 20 <= int(silent.sum()) <= 44, "about half of 64"
+    assert rms[~silent].min() > 5
+    assert batch.weights[silent].eq(1).all()
+    # The RMS of the crop with its margin is what was drawn; that of the crop itself is close to it.
+    assert torch.allclose(batch.weights, 1 / (1 + (rms / 3) ** 2), rtol=0.3)
+    restored = batch.clean + 0.1 * torch.arange(64).view(64, 1, 1, 1)
+    expected = sum(float(w) * (0.1 * i) ** 2 for i, w in enumerate(batch.weights)) / 64
+    assert float(batch.error(restored)) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("bad", [{"noise_share": 0.0}, {"noise_share": 1.5}, {"balance": -1.0}])
+def test_shares_and_balances_that_cannot_be_are_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="share of crops with noise"):
+        dataclasses.replace(SETTINGS, **bad)  # type: ignore[arg-type]
+
+
 def test_a_range_of_widths_is_drawn_anew_every_step(folder: Path) -> None:
     crops = load(folder, dataclasses.replace(SETTINGS, smoothing=Smoothing(7, 1.0), widths=(0.5, 2.0), crop=10))
     m = SETTINGS.network.margin

@@ -157,6 +157,15 @@ def test_tuning_writes_its_choice_and_goes_on_where_it_was(
     assert written == {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
 
 
+def test_a_plus_in_the_path_of_weights_ends_no_part_of_a_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    weights = Path("a+b") / "narrow.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(data.path("weights/ncis-affine.safetensors").read_bytes())
+    (trial,) = tuning.settings("ncis-affine", [weights], 1)
+    assert purifiers.create(*trial).iterations == 1
+
+
 def test_the_choice_says_how_its_purifier_is_made_again(sets: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
     weights = tmp_path / "narrow.safetensors"
     weights.write_bytes(data.path("weights/ncis.safetensors").read_bytes())

@@ -97,7 +97,9 @@ def settings(family: str, weights: Sequence[Path] = (), budget: int = BUDGET) ->
     is not.
     """
     if family in WEIGHTED:
-        names = [f"{family}:{path}" for path in weights] or [family]
+        # A plus in a relative path's first folder would end its part of a chain.
+        names = [f"{family}:{'./' * ('+' in str(path) and not path.is_absolute())}{path}" for path in weights]
+        names = names or [family]
         return [(name, passes) for passes in _PASSES for name in names][:budget]
     if family not in GRIDS:
         raise ApibenchError(f"{family}: no such family to tune; there are {', '.join(families())}")

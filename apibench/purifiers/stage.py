@@ -11,7 +11,7 @@ import numpy as np
 from apibench._torch import torch
 from apibench.environment import machine
 from apibench.errors import ApibenchError
-from apibench.imageset import ImageSet, SetWriter
+from apibench.imageset import ImageRecord, ImageSet, SetWriter
 from apibench.pixels import sources_sha256, to_pixels, to_tensor
 from apibench.progress import Progress
 from apibench.purifiers.contract import Purifier
@@ -63,7 +63,7 @@ def purify(images: ImageSet, out: Path, purifier: Purifier, *, device: str = "cp
             source=record.source,
             label=record.label,
             label_source=record.label_source,
-            settings={**record.settings, "purify": settings},
+            settings={**record.settings, "purify": [*_purified_with(record), settings]},
             extra={"mean_change": round(float(np.abs(after.astype(np.int16) - before).mean()), 4)},
             **about,
         )
@@ -75,3 +75,9 @@ def purify(images: ImageSet, out: Path, purifier: Purifier, *, device: str = "cp
     assert finished is not None
     kept = len(images.records) - len(todo)
     return Purified(finished, made=len(todo) - len(failed), kept=kept, failed=tuple(failed.items()))
+
+
+def _purified_with(record: ImageRecord) -> list[object]:
+    """What an image was purified with before, so that purifying it again does not lose it."""
+    before = record.settings.get("purify", [])
+    return before if isinstance(before, list) else [before]
