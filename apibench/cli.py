@@ -11,7 +11,10 @@ import click
 
 from apibench import __version__, defaults
 from apibench.commands.analyze import analyze
+from apibench.commands.attacks import attacks
+from apibench.commands.controls import controls
 from apibench.commands.evaluate import evaluate
+from apibench.commands.generate import generate
 from apibench.commands.purifiers import purifiers as list_purifiers
 from apibench.commands.train import train
 from apibench.commands.tune import tune
@@ -27,7 +30,7 @@ def cli() -> None:
 
     \b
     A run has five stages; each reads what the one before wrote, can be stopped and started again, and is a command:
-      generate   photographs       -> adversarial images, by attacking public classifiers
+      generate   photographs       -> adversarial images, by attacking public classifiers (attacks: what there is)
       purify     images            -> images smoothed by a purifier (gaussian, ncis, jpeg, ...)
       query      images            -> stored responses of a provider (or of the local emulator)
       report     stored responses  -> tables, a picture and an HTML page
@@ -40,75 +43,11 @@ def cli() -> None:
     And on classifiers of one's own machine, without any provider:
       evaluate   standard and robust accuracy: classifiers x attacks x purifiers      tune   a purifier's setting
       analyze    is the noise of an attack zero mean and symmetric?                   train  the network of NCIS
+      controls   mere noise or blur, as far from the clean images as an attack's are
 
     Exit codes: 0 done; 2 nothing could be done; 3 done, but some images could not be; 4 a cap on calls was reached;
     130 interrupted.
     """
-
-
-@cli.command()
-@click.option("--images", required=True, metavar="DIR|SET", help="Photographs, an image set, or pypi:foolbox.")
-@click.option("--out", required=True, type=FOLDER, metavar="SET", help="Where the adversarial set goes.")
-@click.option("--clean-out", type=FOLDER, metavar="SET", help="Where imported photographs go.  [default: OUT-clean]")
-@click.option(
-    "--labels", type=FILE, metavar="CSV", help="Columns file,label (ImageNet class 0-999).  [default: DIR/labels.csv]"
-)
-@click.option(
-    "--surrogate",
-    "surrogates",
-    multiple=True,
-    metavar="NAME",
-    default=defaults.SURROGATES,
-    show_default=True,
-    help="A classifier to attack; repeat for an ensemble. pypi:NAME, timm:NAME or file:ARCH=PATH[?mean=..&std=..].",
-)
-@click.option("--attack", default="mi-di", show_default=True, type=click.Choice(["mi-di"]), help="The attack.")
-@click.option(
-    "--epsilon", default=16, show_default=True, type=click.IntRange(1, 255), help="The bound, in levels of 255."
-)
-@click.option("--steps", default=10, show_default=True, type=click.IntRange(1, 10_000), help="Steps of the attack.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the random draws.")
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N images.")
-@click.option("--shard", metavar="I/N", help="Only part I of N; parts run anywhere, into one folder.")
-@MAX_SIDE
-@THREADS
-@DEVICE
-def generate(
-    images: str,
-    out: Path,
-    clean_out: Path | None,
-    labels: Path | None,
-    surrogates: tuple[str, ...],
-    attack: str,
-    epsilon: int,
-    steps: int,
-    seed: int,
-    limit: int | None,
-    shard: str | None,
-    max_side: int,
-    threads: int | None,
-    device: str,
-) -> ExitCode:
-    """Make adversarial images that transfer: attack an ensemble of public classifiers.
-
-    Killed and started again, it keeps what is done and ends with the same bytes. The bound is checked on every file.
-
-    \b
-    apibench generate --images photos --out sets/adv --epsilon 8
-    apibench generate --images photos --out sets/adv --shard 1/2 &  apibench generate ... --shard 2/2
-    """
-    from apibench.attacks import stage
-    from apibench.attacks.loop import AttackSettings
-    from apibench.sources import open_source
-
-    use_threads(threads, device)
-    part = stage.Shard.parse(shard) if shard else None
-    source = open_source(images, clean_out or beside(out), labels=labels, max_side=max_side, limit=limit)
-    settings = AttackSettings(name=attack, epsilon=epsilon, steps=steps, seed=seed)
-    made = stage.generate(source.images, out, settings, surrogates, shard=part, limit=limit, device=device)
-    waiting = "" if made.images else "; other shards have images left to make"
-    click.echo(f"{out}: {made.made} made, {made.kept} were there{waiting}")
-    return list_failed([*source.failed, *made.failed], source.ignored)
 
 
 @cli.command()
@@ -391,7 +330,7 @@ def run(recipe: str, images: str | None, out: Path | None, dry_run: bool, thread
     return result.exit_code
 
 
-for command in (train, tune, analyze, evaluate, list_purifiers):
+for command in (generate, controls, attacks, train, tune, analyze, evaluate, list_purifiers):
     cli.add_command(command)
 
 

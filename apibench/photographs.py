@@ -140,22 +140,22 @@ def find(source: str | Path, labels: Path | None = None) -> tuple[list[Photograp
     return photographs, len(files) - len(images) - (labels is not None and labels.parent == folder)
 
 
-def read_labels(path: Path) -> dict[str, int]:
-    """Read a label file: CSV with the columns ``file`` and ``label`` (an ImageNet-1k class index, 0-999)."""
+def read_labels(path: Path, column: str = "label") -> dict[str, int]:
+    """Read a label file: CSV with the columns ``file`` and ``column`` (an ImageNet-1k class index, 0-999)."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
-            if not rows.fieldnames or not {"file", "label"} <= set(rows.fieldnames):
-                raise ApibenchError(f"{path}: needs a header line with the columns 'file' and 'label'")
+            if not rows.fieldnames or not {"file", column} <= set(rows.fieldnames):
+                raise ApibenchError(f"{path}: needs a header line with the columns 'file' and {column!r}")
             labels: dict[str, int] = {}
             for row in rows:
-                name, text = row["file"] or "", (row["label"] or "").strip()
+                name, text = row["file"] or "", (row[column] or "").strip()
                 if not text.isdecimal() or int(text) >= CLASSES:
                     raise ApibenchError(
-                        f"{path}, line {rows.line_num}: label {text[:40]!r} is not a class index from 0 to {CLASSES - 1}"
+                        f"{path}, line {rows.line_num}: {column} {text[:40]!r} is not a class index from 0 to {CLASSES - 1}"
                     )
                 if labels.setdefault(name, int(text)) != int(text):
-                    raise ApibenchError(f"{path}, line {rows.line_num}: a second, different label for {name!r}")
+                    raise ApibenchError(f"{path}, line {rows.line_num}: a second, different {column} for {name!r}")
             return labels
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ApibenchError(f"{path}: cannot be read as CSV: {error}") from error
@@ -163,12 +163,23 @@ def read_labels(path: Path) -> dict[str, int]:
 
 def _ids(paths: list[Path]) -> Iterator[str]:
     """Ids from file names: plain letters, digits, '-', '_'. A name that loses something by that gets a hash of itself."""
-    plain = [re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem)[:80] for path in paths]
+    plain = [_plain(path) for path in paths]
     lowered = [id.lower() for id in plain]  # some file systems do not tell case
     for path, id, lower in zip(paths, plain, lowered, strict=True):
-        if id != path.stem or lowered.count(lower) > 1:
-            id += "-" + hashlib.sha256(path.name.encode("utf-8", "surrogateescape")).hexdigest()[:8]
-        yield id
+        yield _hashed(path) if id != path.stem or lowered.count(lower) > 1 else id
+
+
+def possible_ids(name: str) -> tuple[str, ...]:
+    """The ids that an image may have in a set which somebody calls ``name``: its id, or the name of its file."""
+    return name, _plain(Path(name)), _hashed(Path(name))
+
+
+def _plain(path: Path) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem)[:80]
+
+
+def _hashed(path: Path) -> str:
+    return f"{_plain(path)}-{hashlib.sha256(path.name.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
 
 
 def file_sha256(path: Path) -> str:

@@ -6,12 +6,17 @@ import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from apibench import data, defaults
+from apibench.attacks import composition
+from apibench.attacks.catalogue import GIVEN, LINF, UNTARGETED
 from apibench.errors import ApibenchError
+
+if TYPE_CHECKING:
+    from apibench.attacks.loop import AttackSettings
 
 # Names that become parts of file names and of table rows.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -19,7 +24,7 @@ VENDORS = ("aws", "azure", "clarifai", "google")
 
 
 M = TypeVar("M", bound=BaseModel)
-V = TypeVar("V", list[int], list[str], list[int] | list[str])
+V = TypeVar("V", list[int], list[str], list[float] | list[str])
 
 
 def once(values: V) -> V:
@@ -46,18 +51,52 @@ class Images(Section):
 
 
 class Generate(Section):
-    """The attacks: every epsilon makes an adversarial set."""
+    """The attacks: every epsilon makes an adversarial set.
 
-    attack: Literal["mi-di"] = "mi-di"
-    epsilon: list[Annotated[int, Field(ge=1, le=255)]] = Field(default=[16], min_length=1)
+    ``attack``: a name put together from parts, as ``apibench attacks`` lists them. ``epsilon``: whole levels of 255, or with
+    ``norm = "l2"`` radii, for pixels in [0, 1]. ``aim``: away from an image's class, or towards another; ``targets``: with
+    ``aim = "given"``, a CSV with the columns ``file`` and ``target``.
+    """
+
+    attack: str = defaults.ATTACK
+    norm: Literal["linf", "l2"] = "linf"
+    epsilon: list[Annotated[int | float, Field(gt=0, le=255)]] = Field(default=[16], min_length=1)
     steps: int = Field(default=10, ge=1, le=10_000)
+    aim: Literal["untargeted", "least-likely", "random", "given"] = "untargeted"
+    targets: Path | None = None
     seed: int = Field(default=0, ge=0)
     surrogates: list[str] = Field(default=list(defaults.SURROGATES), min_length=1)
 
     @field_validator("epsilon", "surrogates")
     @classmethod
-    def _each_once(cls, values: list[int] | list[str]) -> list[int] | list[str]:
+    def _each_once(cls, values: list[float] | list[str]) -> list[float] | list[str]:
         return once(values)
+
+    @field_validator("attack")
+    @classmethod
+    def _put_together_from_parts(cls, name: str) -> str:
+        try:
+            return composition.parse(name).name
+        except ApibenchError as error:
+            raise ValueError(str(error)) from error
+
+    @model_validator(mode="after")
+    def _defined_in_this_norm_and_for_this_aim(self) -> Generate:
+        composition.parse(self.attack).check(self.norm, self.aim != UNTARGETED)
+        for epsilon in self.epsilon:
+            if self.norm == LINF and epsilon != int(epsilon):
+                raise ValueError(f"epsilon: {epsilon} is no whole number of levels of 255")
+        if self.norm != LINF and "epsilon" not in self.model_fields_set:
+            raise ValueError(f"epsilon: say the radius in {self.norm}, for pixels in [0, 1]: 3 to 10 for a photograph")
+        if (self.aim == GIVEN) != (self.targets is not None):
+            raise ValueError("targets: a file of targets and aim = 'given' go together")
+        return self
+
+    def settings(self, epsilon: float) -> AttackSettings:
+        """The attack of one of the epsilons."""
+        from apibench.attacks.loop import AttackSettings
+
+        return AttackSettings(self.attack, epsilon, self.steps, self.seed, self.norm, self.aim)
 
 
 class Purify(Section):

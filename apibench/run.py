@@ -49,7 +49,7 @@ class Variant:
 
     folder: str
     base: str | None = None
-    epsilon: int | None = None
+    epsilon: float | None = None
     purifier: str | None = None
     iterations: int = 0
 
@@ -58,18 +58,24 @@ def variants(recipe: Recipe) -> list[Variant]:
     """Every set of a run, each after the one it is made from: clean, adversarial, and both purified."""
     from apibench import purifiers
 
-    attacked = [Variant(f"{recipe.generate.attack}-eps{e}", "clean", epsilon=e) for e in recipe.generate.epsilon]
+    section = recipe.generate
+    attacked = [Variant(_plain(section.settings(e).variant), "clean", epsilon=e) for e in section.epsilon]
     found = [Variant("clean"), *attacked]
     for purify in recipe.purify:
         for iterations in purify.iterations:
             # The purifier's own name: it tells weights of the same file name apart by their content, and parts of a chain.
-            plain = re.sub(r"[^A-Za-z0-9.+]+", "-", purifiers.create(purify.purifier, iterations).variant)
+            plain = _plain(purifiers.create(purify.purifier, iterations).variant)
             for base in ("clean", *(variant.folder for variant in attacked)):
                 folder = f"{base}+{plain}"
                 found.append(Variant(folder, base, purifier=purify.purifier, iterations=iterations))
     if len({variant.folder for variant in found}) < len(found):
         raise ApibenchError("recipe: purify: the same purifier with the same iterations stands in it twice")
     return found
+
+
+def _plain(variant: str) -> str:
+    """A variant as a folder's name."""
+    return re.sub(r"[^A-Za-z0-9.+]+", "-", variant)
 
 
 def providers(recipe: Recipe) -> tuple[list[str], list[str]]:
@@ -108,6 +114,8 @@ def check(recipe: Recipe) -> None:
 
     classifiers.check_all(recipe.generate.surrogates)
     variants(recipe)
+    if recipe.generate.targets is not None:
+        photographs.read_labels(recipe.generate.targets, "target")
     surrogates = [classifiers.canonical(name) for name in recipe.generate.surrogates]
     for provider in providers(recipe)[0]:
         query = query_settings(recipe, provider)
@@ -178,7 +186,6 @@ def make_sets(recipe: Recipe, say: Say, result: RunResult) -> list[ImageSet]:
     """Import, attack, purify. Photographs that cannot be decoded are noted and left out."""
     from apibench import purifiers
     from apibench.attacks import stage as attacks
-    from apibench.attacks.loop import AttackSettings
     from apibench.purifiers import stage as purification
 
     base = recipe.folder / "sets"
@@ -198,10 +205,9 @@ def make_sets(recipe: Recipe, say: Say, result: RunResult) -> list[ImageSet]:
         if variant.base is None:
             made[variant.folder] = clean
         elif variant.epsilon is not None:
-            settings = AttackSettings(
-                recipe.generate.attack, variant.epsilon, recipe.generate.steps, seed=recipe.generate.seed
-            )
-            generated = attacks.generate(clean, out, settings, recipe.generate.surrogates)
+            section = recipe.generate
+            settings = section.settings(variant.epsilon)
+            generated = attacks.generate(clean, out, settings, section.surrogates, targets=section.targets)
             assert generated.images is not None
             made[variant.folder] = generated.images
             result.problems += [reason for _, reason in generated.failed]

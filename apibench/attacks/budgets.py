@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from fractions import Fraction
 
 from apibench._torch import torch
 from apibench.attacks.catalogue import L2, LINF
@@ -39,11 +40,14 @@ class Budget(ABC):
 
     @abstractmethod
     def project(self, x: Tensor) -> Tensor:
-        """The nearest point of the ball, an image: (N, 3, H, W)."""
+        """A point of the ball and of [0, 1], ``x`` itself where it is one: (N, 3, H, W)."""
 
     @abstractmethod
     def rounded(self, x: Tensor) -> Tensor:
-        """The image as a file holds it, whole levels of 255, within the bound exactly."""
+        """The image as a file holds it, whole levels of 255, within the bound exactly whatever ``x`` is.
+
+        Of a point of the ball, no value is moved by more than one level from the nearest.
+        """
 
     @abstractmethod
     def spread(self, share: float) -> float:
@@ -69,8 +73,11 @@ class LInfinityBall(Budget):
         return torch.clamp(x, self.lower, self.upper)
 
     def rounded(self, x: Tensor) -> Tensor:
-        # Rounded, not truncated: truncating breaks the bound by one level. Epsilon is whole, so rounding cannot.
-        return x.mul(LEVELS).round_().div_(LEVELS)
+        # Rounded, not truncated: truncating breaks the bound by one level. Epsilon is whole, so rounding cannot; clamped all
+        # the same, in whole numbers, so that the bound rests on nothing that was computed before.
+        start, epsilon = self.clean.mul(LEVELS).round_(), round(self.radius * LEVELS)
+        lower, upper = (start - epsilon).clamp_(min=0.0), (start + epsilon).clamp_(max=LEVELS)
+        return torch.clamp(x.mul(LEVELS).round_(), lower, upper).div_(LEVELS)
 
     def spread(self, share: float) -> float:
         return share * self.radius
@@ -83,27 +90,35 @@ class L2Ball(Budget):
     """
 
     def move(self, x: Tensor, direction: Tensor, length: float | None = None) -> Tensor:
-        unit = direction * _inverse(_norm(direction))
-        return self.project(x + unit * (self.step if length is None else length))
+        return self.project(x + unit(direction) * (self.step if length is None else length))
 
     def units(self, direction: Tensor) -> Tensor:
         return _inverse(_norm(direction))
 
     def project(self, x: Tensor) -> Tensor:
+        """Scaled towards the clean image, then cut off at 0 and 1, which never leads further out.
+
+        Where something is cut off, a point a little nearer to ``x`` may be in the ball too.
+        """
         noise = x - self.clean
-        noise = noise * (self.radius * _inverse(_norm(noise))).clamp(max=1.0)
-        return (self.clean + noise).clamp_(0.0, 1.0)  # towards the clean image: never further out
+        norm = _norm(noise)
+        # What is inside stays as it is: clean + (x - clean) is not x in the last bits.
+        inside = torch.where(norm > self.radius, self.clean + noise * (self.radius * _inverse(norm)), x)
+        return inside.clamp_(0.0, 1.0)
 
     def rounded(self, x: Tensor) -> Tensor:
-        return torch.stack([self._rounded(image, clean) for image, clean in zip(x, self.clean, strict=True)])
+        pairs = zip(self.project(x), self.clean, strict=True)
+        return torch.stack([self._rounded(image, clean) for image, clean in pairs])
 
     def _rounded(self, image: Tensor, clean: Tensor) -> Tensor:
-        """Round to the nearest; where that leaves the ball, round those towards the clean image that it costs the least."""
+        """Round to the nearest; where that leaves the ball, round towards the clean image what was rounded away from it the most.
+
+        Rounding all towards the clean image is inside, so that one level less a value is always enough.
+        """
         start = clean.mul(LEVELS).round()
         exact = image.mul(LEVELS) - start
         noise = exact.round()
-        allowed = math.floor((self.radius * LEVELS) ** 2 + 1e-6)
-        excess = int(noise.double().square().sum()) - allowed
+        excess = int(noise.double().square().sum()) - self._allowed
         if excess > 0:
             away = noise.abs() - exact.abs()  # by how much each was rounded outwards, at most 1/2
             order = away.flatten().argsort(descending=True, stable=True)
@@ -116,6 +131,11 @@ class L2Ball(Budget):
             noise = flat.view_as(noise)
         return (start + noise).div_(LEVELS)
 
+    @property
+    def _allowed(self) -> int:
+        """The greatest sum of squared whole levels; of the radius as it is written, 0.2 being 51 levels and not a little less."""
+        return math.floor((Fraction(str(self.radius)) * LEVELS) ** 2)
+
     def spread(self, share: float) -> float:
         # Uniform noise in [-a, a) has the norm a * sqrt(values / 3).
         return share * self.radius * math.sqrt(3.0 / self.clean[0].numel())
@@ -127,13 +147,24 @@ def ball(norm: str, clean: Tensor, epsilon: float, steps: int) -> Budget:
     return balls[norm](clean, epsilon, steps)
 
 
-def _norm(x: Tensor) -> Tensor:
+def unit(x: Tensor, over: tuple[int, ...] = (1, 2, 3)) -> Tensor:
+    """(N, 3, H, W): each image's own, divided by its Euclidean norm; zero where it is zero or not finite.
+
+    ``over``: the dimensions of a vector; (1,) makes each pixel's three channels one.
+    """
+    largest = x.abs().amax(dim=over, keepdim=True)
+    # Divided by its largest value first: the squares of a faint gradient (1e-20 and less) would be zero in float32.
+    scaled = torch.where((largest > 0) & largest.isfinite(), x / largest, torch.zeros_like(x))
+    return scaled / _norm(scaled, over).clamp_(min=1.0)  # one value is 1 or -1, unless all are zero
+
+
+def _norm(x: Tensor, over: tuple[int, ...] = (1, 2, 3)) -> Tensor:
     """(N, 1, 1, 1): each image's own."""
-    norm: Tensor = torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(x, dim=over, keepdim=True)
     return norm
 
 
 def _inverse(x: Tensor) -> Tensor:
     """1 / x, and 0 where x is 0 or not finite: dividing by it would give NaN."""
     usable = (x > 0) & x.isfinite()
-    return torch.where(usable, 1.0 / x, torch.zeros_like(x))
+    return torch.where(usable, 1.0 / x.clamp(min=torch.finfo(x.dtype).tiny), torch.zeros_like(x))

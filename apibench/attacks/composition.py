@@ -27,9 +27,8 @@ class Chosen:
     @property
     def text(self) -> str:
         """As it is written, its numbers only where they are not the defaults."""
-        if self.values == self.part.defaults:
-            return self.part.name
-        return f"{self.part.name}:{written(self.values)}"
+        numbers = written(self.values)
+        return self.part.name if numbers == written(self.part.defaults) else f"{self.part.name}:{numbers}"
 
     @property
     def gradients(self) -> int:
@@ -99,7 +98,10 @@ def _chosen(text: str) -> Chosen:
     part = TABLE.find(name)
     if colon and not argument:
         raise ValueError(f"nothing stands after the colon of {name}")
-    return Chosen(part, part.values(argument if colon else None))
+    try:
+        return Chosen(part, part.values(argument if colon else None))
+    except ValueError as error:
+        raise ValueError(f"{text}: {error}; write {part.form}") from error
 
 
 def _composed(parts: Iterable[Chosen]) -> Composition:

@@ -47,7 +47,10 @@ class MeanProbabilities(EnsembleRule):
 
 
 class MeanLoss(EnsembleRule):
-    """The mean of each network's own loss (Dong et al., CVPR 2018, section 3.4)."""
+    """The mean of each network's own loss (Dong et al., CVPR 2018, section 3.4), each gone back through before the next."""
 
     def combine(self, logits: Sequence[Tensor], labels: Tensor, loss: Loss) -> Tensor:
         return mean([loss(one, labels) for one in logits])
+
+    def gradient(self, x: Tensor, objective: Objective, budget: Budget) -> Tensor:  # noqa: ARG002
+        return objective.of_mean(x)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from apibench._torch import torch
 from apibench.attacks import composition
 from apibench.attacks.budgets import ball
-from apibench.attacks.catalogue import LINF, NORMS
+from apibench.attacks.catalogue import AIMS, LINF, NORMS, UNTARGETED
 from apibench.attacks.ensembles import EnsembleRule
 from apibench.attacks.gradients import GradientRule
 from apibench.attacks.objective import Objective
@@ -21,9 +22,6 @@ from apibench.draws import generator as generator  # of an image: callers of the
 from apibench.pixels import LEVELS
 
 Tensor = torch.Tensor
-
-UNTARGETED = "untargeted"
-TARGETS = ("given", "least-likely", "random")
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,8 @@ class AttackSettings:
         """Raises ValueError, and ApibenchError for a name that is no attack's."""
         if self.norm not in NORMS:
             raise ValueError(f"{self.norm}: no such norm; there are {', '.join(NORMS)}")
-        if self.target not in (UNTARGETED, *TARGETS):
-            raise ValueError(f"{self.target}: no such target; there are {', '.join((UNTARGETED, *TARGETS))}")
+        if self.target not in AIMS:
+            raise ValueError(f"{self.target}: no such target; there are {', '.join(AIMS)}")
         parts = composition.parse(self.name)
         parts.check(self.norm, self.targeted)
         object.__setattr__(self, "name", parts.name)
@@ -64,7 +62,7 @@ class AttackSettings:
     def targeted(self) -> bool:
         return self.target != UNTARGETED
 
-    @property
+    @cached_property
     def composition(self) -> composition.Composition:
         return composition.parse(self.name)
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any
 
 from apibench._torch import torch
-from apibench.attacks.catalogue import LINF
-from apibench.attacks.loop import Attacked, AttackSettings, attack, generator
+from apibench.attacks.catalogue import GIVEN, LINF
+from apibench.attacks.loop import AttackSettings, attack, generator
+from apibench.attacks.others import OtherImages
 from apibench.attacks.surrogates import Surrogates
-from apibench.classifiers import canonical, check_all, load_all
+from apibench.attacks.targets import read_targets, target
+from apibench.classifiers import Classifier, canonical, check_all, load_all
+from apibench.distortion import Noise, difference, linf, measured, square
 from apibench.environment import machine
 from apibench.errors import ApibenchError
 from apibench.imageset import ImageRecord, ImageSet, Pixels, SetWriter
@@ -61,13 +63,16 @@ def generate(
     settings: AttackSettings,
     surrogates: Sequence[str],
     *,
+    targets: Path | None = None,
     shard: Shard | None = None,
     limit: int | None = None,
     device: str = "cpu",
 ) -> Generated:
     """Attack every image of a clean set; what is already in ``out`` stays untouched.
 
-    Raises ApibenchError where ``images`` is not clean, a surrogate cannot be loaded, or ``out`` holds another recipe.
+    ``targets``: where ``settings.target`` is ``given``, the file that says which class for which image (see
+    :func:`~apibench.attacks.targets.read_targets`). Raises ApibenchError where ``images`` is not clean, a surrogate cannot be
+    loaded, or ``out`` holds another recipe.
     """
     records = images.records[:limit]
     if any(record.variant != "clean" for record in records):
@@ -81,12 +86,16 @@ def generate(
         "images": len(records),
         "images_sha256": sources_sha256(records),
     }
+    check_targets(settings, targets)
+    given = {} if targets is None else read_targets(targets, records)
+    if given:
+        recipe["targets_sha256"] = _sha256(given)
     writer = SetWriter(out, recipe)
     mine = (shard or Shard()).of(records)
     todo = [record for record in mine if writer.done(record.id) is None]
     failed: dict[str, str] = {}
     if todo:
-        ensemble = Surrogates(load_all(surrogates, device))
+        attacker = Attacker(images, records, settings, load_all(surrogates, device), given, device)
         about = machine(device)
         for record in Progress(todo, f"attack {settings.variant}", unit="image"):
             try:
@@ -94,20 +103,16 @@ def generate(
             except ApibenchError as error:
                 failed[record.id] = str(error)
                 continue
-            label, label_source = _label(record, clean, ensemble, device)
-            found = _attack(clean, label, record.pixels_sha256, ensemble, settings, device)
-            adversarial = to_pixels(found.images)
-            noise = adversarial.astype(np.int16) - clean
-            _check_bound(record, noise, settings)
+            made = attacker.attack(record, clean)
             writer.write(
                 record.id,
-                adversarial,
+                made.pixels,
                 variant=settings.variant,
                 source=record.pixels_sha256,
-                label=label,
-                label_source=label_source,
+                label=made.label,
+                label_source=made.label_source,
                 settings={"attack": settings.recipe(), "surrogates": names},
-                extra={"linf": int(np.abs(noise).max()), "l2": round(float(np.linalg.norm(noise / LEVELS)), 6)},
+                extra=made.extra,
                 **about,
             )
     if len(failed) == len(records):
@@ -122,28 +127,100 @@ def generate(
     )
 
 
-def _attack(
-    clean: Pixels, label: int, identity: str, ensemble: Surrogates, settings: AttackSettings, device: str
-) -> Attacked:
-    """Attack one image, (H, W, 3) uint8, alone: on a CPU batching gains nothing, and the bytes then depend on nothing else."""
-    x = to_tensor(clean).to(device)
-    target = torch.tensor([label], device=device)
-    return attack(x, target, ensemble, settings, [generator(settings.seed, identity)])
+@dataclass(frozen=True)
+class Adversarial:
+    """An attacked image. ``extra``, what was measured, goes into its record.
+
+    ``linf`` (levels of 255), ``l2`` (pixels in [0, 1]) and ``ssim`` of the file against the clean one; ``gradients`` taken of a
+    network; ``loss_before`` and ``loss_after``: the cross-entropy, in nats, of the label under the mean of the surrogates' logits
+    on the clean and the adversarial file; where the attack is targeted ``target``, and the same of it as ``target_loss_...``.
+    """
+
+    pixels: Pixels
+    label: int
+    label_source: str
+    extra: dict[str, Any]
 
 
-def _check_bound(record: ImageRecord, noise: npt.NDArray[np.int16], settings: AttackSettings) -> None:
+class Attacker:
+    """Attacks images of a set one at a time, with surrogates that are loaded once.
+
+    One at a time: on a CPU batching gains nothing, and the bytes then depend on nothing else. ``records``: the images of the set
+    that may be mixed into others, by transforms that do so. ``given``: classes by id, for a target of ``given``.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        records: Sequence[ImageRecord],
+        settings: AttackSettings,
+        surrogates: Sequence[Classifier],
+        given: Mapping[str, int],
+        device: str = "cpu",
+    ) -> None:
+        self.settings = settings
+        self.device = device
+        self._ensemble = Surrogates(surrogates)
+        self._given = given
+        self._others = OtherImages(images, records)
+
+    def attack(self, record: ImageRecord, clean: Pixels) -> Adversarial:
+        """``clean``: the pixels of ``record``, (H, W, 3)."""
+        settings = self.settings
+        before = self._logits(clean)
+        # The image's class: the given one, else the ensemble's own clean prediction.
+        label, label_source = record.label, record.label_source or "given"
+        if label is None:
+            label, label_source = int(before.argmax()), "predicted"
+        towards = None
+        if settings.targeted:
+            towards = target(settings.target, record, label, before, settings.seed, self._given)
+        found = attack(
+            to_tensor(clean).to(self.device),
+            torch.tensor([label if towards is None else towards], device=self.device),
+            self._ensemble,
+            settings,
+            [generator(settings.seed, record.pixels_sha256)],
+            self._others.of([record]),
+        )
+        adversarial = to_pixels(found.images)
+        _check_bound(record, difference(clean, adversarial), settings)
+        after = self._logits(adversarial)
+        extra = {**measured(clean, adversarial), "gradients": found.gradients, **_losses("", before, after, label)}
+        if towards is not None:
+            extra |= {"target": towards, **_losses("target_", before, after, towards)}
+        return Adversarial(adversarial, label, label_source, extra)
+
+    def _logits(self, pixels: Pixels) -> torch.Tensor:
+        """(classes,) on the CPU: the mean of the surrogates'."""
+        with torch.no_grad():
+            mean: torch.Tensor = self._ensemble(to_tensor(pixels).to(self.device))[0].cpu()
+        return mean
+
+
+def check_targets(settings: AttackSettings, targets: Path | None, aim: str = "target", file: str = "targets") -> None:
+    """Raises ApibenchError where a file of targets is missing, or there for nothing. ``aim``, ``file``: what they are called."""
+    if settings.target == GIVEN and targets is None:
+        raise ApibenchError(f"{aim} {GIVEN}: give {file}, a CSV with the columns 'file' and 'target'")
+    if settings.target != GIVEN and targets is not None:
+        raise ApibenchError(f"{file} {targets}: the attack has no use for it; give {aim} {GIVEN}")
+
+
+def _losses(prefix: str, before: torch.Tensor, after: torch.Tensor, label: int) -> dict[str, float]:
+    """The cross-entropy of a class, before and after."""
+    loss = {"before": -before.double().log_softmax(0)[label], "after": -after.double().log_softmax(0)[label]}
+    return {f"{prefix}loss_{when}": round(float(value), 6) for when, value in loss.items()}
+
+
+def _sha256(targets: Mapping[str, int]) -> str:
+    return hashlib.sha256("\n".join(f"{id}\t{targets[id]}" for id in sorted(targets)).encode()).hexdigest()
+
+
+def _check_bound(record: ImageRecord, noise: Noise, settings: AttackSettings) -> None:
     """On the pixels of the file, in whole numbers."""
     if settings.norm == LINF:
-        inside = int(np.abs(noise).max()) <= settings.epsilon
+        inside = linf(noise) <= settings.epsilon
     else:
-        inside = int((noise.astype(np.int64) ** 2).sum()) <= (settings.epsilon * LEVELS) ** 2 + 1e-6
+        inside = square(noise) <= (settings.epsilon * LEVELS) ** 2 + 1e-6
     if not inside:
         raise AssertionError(f"{record.id}: the bound does not hold")
-
-
-def _label(record: ImageRecord, clean: Pixels, ensemble: Surrogates, device: str) -> tuple[int, str]:
-    """The class to move away from: the given one, else the ensemble's own clean prediction."""
-    if record.label is not None:
-        return record.label, record.label_source or "given"
-    with torch.no_grad():
-        return int(ensemble(to_tensor(clean).to(device)).argmax()), "predicted"

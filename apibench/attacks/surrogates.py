@@ -21,6 +21,14 @@ class Networks(Protocol):
         """(N, 3, H, W) pixels in [0, 1] -> (N, classes) of each network, or of one of them alone."""
         ...
 
+    def inputs(self, x: Tensor, views: Views) -> list[Tensor]:
+        """(N, 3, H, W) pixels in [0, 1] -> what each network is given; the same tensor where they are given the same."""
+        ...
+
+    def judge(self, given: Tensor, index: int) -> Tensor:
+        """(N, classes) of a network for its own of :meth:`inputs`."""
+        ...
+
 
 class Surrogates(torch.nn.Module):
     """Classifiers of any mix of input sizes; those of the same input share one resizing. As a module: the mean of the logits."""
@@ -35,15 +43,23 @@ class Surrogates(torch.nn.Module):
         return len(self.classifiers)
 
     def logits(self, x: Tensor, views: Views, only: int | None = None) -> list[Tensor]:
+        if only is not None:
+            return [self.judge(self._classifier(only).prepare(x, views), only)]
+        return [self.judge(given, index) for index, given in enumerate(self.inputs(x, views))]
+
+    def inputs(self, x: Tensor, views: Views) -> list[Tensor]:
         prepared: dict[InputSettings, Tensor] = {}
-        chosen = self.classifiers if only is None else [self.classifiers[only]]
-        found = []
-        for module in chosen:
-            classifier = cast(Classifier, module)
+        for index in range(len(self)):
+            classifier = self._classifier(index)
             if classifier.input not in prepared:
                 prepared[classifier.input] = classifier.prepare(x, views)
-            found.append(classifier.network(prepared[classifier.input]))
-        return found
+        return [prepared[self._classifier(index).input] for index in range(len(self))]
+
+    def judge(self, given: Tensor, index: int) -> Tensor:
+        return cast(Tensor, self._classifier(index).network(given))
+
+    def _classifier(self, index: int) -> Classifier:
+        return cast(Classifier, self.classifiers[index])
 
     def forward(self, x: Tensor) -> Tensor:
         return mean(self.logits(x, None))
@@ -60,6 +76,12 @@ class OneFunction:
 
     def logits(self, x: Tensor, views: Views, only: int | None = None) -> list[Tensor]:  # noqa: ARG002
         return [self._function(x)]
+
+    def inputs(self, x: Tensor, views: Views) -> list[Tensor]:  # noqa: ARG002
+        return [x]
+
+    def judge(self, given: Tensor, index: int) -> Tensor:  # noqa: ARG002
+        return self._function(given)
 
 
 def mean(values: Sequence[Tensor]) -> Tensor:

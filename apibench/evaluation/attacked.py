@@ -21,10 +21,10 @@ from apibench.evaluation.library import LibraryAttack, attack_pixels, not_instal
 from apibench.evaluation.measure import Classifiers, Failed, describe
 from apibench.evaluation.protocol import Aware, Library, Protocol
 from apibench.imageset import ImageRecord, ImageSet, Pixels, SetWriter
+from apibench.photographs import read_labels
 from apibench.pixels import sources_sha256
 from apibench.progress import Progress
 from apibench.purifiers.contract import Purifier
-from apibench.recipe import Generate
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Transfer:
     settings: AttackSettings
     surrogates: tuple[str, ...]
     classifiers: tuple[str, ...]
+    targets: Path | None = None
 
     @property
     def variant(self) -> str:
@@ -99,12 +100,9 @@ def transfers(protocol: Protocol, classifiers: Classifiers) -> list[Planned]:
     found: list[Planned] = []
     for section in protocol.transfer:
         for epsilon in section.epsilon:
-            found.append(Transfer(_settings(section, epsilon), tuple(section.surrogates), classifiers.names))
+            settings, surrogates = section.settings(epsilon), tuple(section.surrogates)
+            found.append(Transfer(settings, surrogates, classifiers.names, section.targets))
     return found
-
-
-def _settings(section: Generate, epsilon: int) -> AttackSettings:
-    return AttackSettings(section.attack, epsilon, section.steps, seed=section.seed)
 
 
 def blind(protocol: Protocol, canonical: dict[str, str]) -> list[OnOne]:
@@ -172,7 +170,15 @@ def make(planned: Planned, clean: ImageSet, out: Path, classifiers: Classifiers,
     """Make a set below ``out/sets``, or go on with it. Raises ApibenchError where it holds another recipe's images."""
     folder = out / "sets" / planned.folder
     if isinstance(planned, Transfer):
-        done = generate(clean, folder, planned.settings, planned.surrogates, shard=shard, device=classifiers.device)
+        done = generate(
+            clean,
+            folder,
+            planned.settings,
+            planned.surrogates,
+            targets=planned.targets,
+            shard=shard,
+            device=classifiers.device,
+        )
         return Made(done.images, done.made, done.kept, list(done.failed))
     return _Maker(planned, clean, folder, classifiers, seed).make(shard)
 
@@ -273,7 +279,9 @@ def _record(folder: Path, id: str) -> ImageRecord:
 
 
 def check(planned: Sequence[Planned]) -> None:
-    """Raises ApibenchError where two sets would go to one folder, or the library that makes one is not installed."""
+    """Raises ApibenchError where two sets would go to one folder, or a library or file of targets that makes one is not there."""
+    for targets in [one.targets for one in planned if isinstance(one, Transfer) and one.targets is not None]:
+        read_labels(targets, "target")
     for package in [one.attack.info.package for one in planned if isinstance(one, OnOne)]:
         if package is not None and find_spec(package) is None:
             raise not_installed(package)

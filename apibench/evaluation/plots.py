@@ -13,22 +13,22 @@ from dataclasses import dataclass
 from apibench.evaluation.cells import NONE
 from apibench.evaluation.comparison import STANDARD, Results, Threat, known
 
-_WIDTH, _HEIGHT = 880, 560
-_LEFT, _TOP, _RIGHT, _BOTTOM = 72, 64, 660, 492  # the plot's own edges
-_ROW = 24  # of the legend
+WIDTH, _HEIGHT = 880, 560
+LEFT, TOP, RIGHT, BOTTOM = 72, 64, 660, 492  # the plot's own edges
+ROW = 24  # of the legend
 # Distinct in both schemes and to colour-blind readers, who have the markers too.
-_COLOURS = (
+COLOURS = (
     *("#d1495b", "#2e86ab", "#5b8e3e", "#c9822b", "#7d5ba6", "#1f9e89", "#a0617a", "#6f7d8c"),
     *("#d07ac2", "#8a6d3b", "#4a6fd8", "#9aa53a", "#e0705a", "#3fa7c9", "#97765f"),
 )
-_MARKERS = ("circle", "square", "triangle", "diamond", "down", "plus", "cross")
+MARKERS = ("circle", "square", "triangle", "diamond", "down", "plus", "cross")
 _CORNERS: dict[str, list[tuple[float, float]]] = {
     "square": [(-1, -1), (1, -1), (1, 1), (-1, 1)],
     "triangle": [(0, -1.2), (1.1, 0.9), (-1.1, 0.9)],
     "down": [(0, 1.2), (1.1, -0.9), (-1.1, -0.9)],
     "diamond": [(0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)],
 }
-_STYLE = """
+STYLE = """
   .paper { fill: #ffffff } .ink { fill: #1f2328 } .faint { fill: #59636e } .axis { stroke: #8c959f } .grid { stroke: #e6e9ec }
   text { font-family: system-ui, sans-serif; font-size: 13px } .title { font-size: 16px; font-weight: 600 }
   .none { fill: none; stroke: #1f2328; stroke-width: 1.6 }
@@ -85,11 +85,11 @@ def frontier_svg(
     ``among``: all families of the plots that this one is seen with, so that each looks the same in all of them.
     """
     x, y = (
-        _axis([p.standard for ps in families.values() for p in ps]),
-        _axis([p.robust for ps in families.values() for p in ps]),
+        fitted_axis([p.standard for ps in families.values() for p in ps]),
+        fitted_axis([p.robust for ps in families.values() for p in ps]),
     )
     everyone = sorted({*families, *among} - {NONE}, key=lambda name: (name != first, name))
-    styles = {name: (_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]) for i, name in enumerate(everyone)}
+    styles = {name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(everyone)}
     names = [name for name in everyone if name in families]
     body = [*_frame(x, y), *_heading(title, subtitle)]
     for name in reversed(names):
@@ -100,14 +100,14 @@ def frontier_svg(
     ]
     body += _legend(names, styles, NONE in families, first)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_height(names)}" width="{_WIDTH}" '
-        f'height="{_height(names)}" role="img" aria-label="{html.escape(title)}">\n<style>{_STYLE}</style>\n'
-        f'<rect class="paper" width="{_WIDTH}" height="{_height(names)}"/>\n' + "\n".join(body) + "\n</svg>\n"
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {plot_height(names)}" width="{WIDTH}" '
+        f'height="{plot_height(names)}" role="img" aria-label="{html.escape(title)}">\n<style>{STYLE}</style>\n'
+        f'<rect class="paper" width="{WIDTH}" height="{plot_height(names)}"/>\n' + "\n".join(body) + "\n</svg>\n"
     )
 
 
 @dataclass(frozen=True)
-class _Axis:
+class Axis:
     low: float
     high: float
     step: float
@@ -119,7 +119,7 @@ class _Axis:
         return (value - self.low) / (self.high - self.low)
 
 
-def _axis(values: Sequence[float]) -> _Axis:
+def fitted_axis(values: Sequence[float]) -> Axis:
     """From a round number below the values to one above them, in at most eight round steps."""
     low, high = min(values, default=0.0), max(values, default=1.0)
     for step in (0.02, 0.05, 0.1, 0.2):
@@ -129,53 +129,51 @@ def _axis(values: Sequence[float]) -> _Axis:
     start, end = max(start, 0), min(end, round(1 / step))
     if start >= end:
         start, end = max(end - 1, 0), max(end - 1, 0) + 1
-    return _Axis(start * step, end * step, step)
+    return Axis(start * step, end * step, step)
 
 
-def _x(point: Point, axis: _Axis) -> float:
-    return _LEFT + axis.share(point.standard) * (_RIGHT - _LEFT)
+def _x(point: Point, axis: Axis) -> float:
+    return LEFT + axis.share(point.standard) * (RIGHT - LEFT)
 
 
-def _y(point: Point, axis: _Axis) -> float:
-    return _BOTTOM - axis.share(point.robust) * (_BOTTOM - _TOP)
+def _y(point: Point, axis: Axis) -> float:
+    return BOTTOM - axis.share(point.robust) * (BOTTOM - TOP)
 
 
-def _height(names: Sequence[str]) -> int:
-    return max(_HEIGHT, _TOP + _ROW * (len(names) + 4))
+def plot_height(names: Sequence[str]) -> int:
+    return max(_HEIGHT, TOP + ROW * (len(names) + 4))
 
 
 def _heading(title: str, subtitle: str) -> list[str]:
     return [
-        f'<text class="ink title" x="{_LEFT}" y="28">{html.escape(title)}</text>',
-        f'<text class="faint" x="{_LEFT}" y="48">{html.escape(_cut(subtitle, 110))}</text>',
+        f'<text class="ink title" x="{LEFT}" y="28">{html.escape(title)}</text>',
+        f'<text class="faint" x="{LEFT}" y="48">{html.escape(shortened(subtitle, 110))}</text>',
     ]
 
 
-def _frame(x: _Axis, y: _Axis) -> list[str]:
+def _frame(x: Axis, y: Axis) -> list[str]:
     lines = []
     for tick in x.ticks():
-        at = _LEFT + x.share(tick) * (_RIGHT - _LEFT)
-        lines.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{_BOTTOM}"/>')
-        lines.append(
-            f'<text class="faint" x="{at:.1f}" y="{_BOTTOM + 20}" text-anchor="middle">{100 * tick:.0f}</text>'
-        )
+        at = LEFT + x.share(tick) * (RIGHT - LEFT)
+        lines.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{BOTTOM}"/>')
+        lines.append(f'<text class="faint" x="{at:.1f}" y="{BOTTOM + 20}" text-anchor="middle">{100 * tick:.0f}</text>')
     for tick in y.ticks():
-        at = _BOTTOM - y.share(tick) * (_BOTTOM - _TOP)
-        lines.append(f'<line class="grid" x1="{_LEFT}" x2="{_RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        at = BOTTOM - y.share(tick) * (BOTTOM - TOP)
+        lines.append(f'<line class="grid" x1="{LEFT}" x2="{RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
         lines.append(
-            f'<text class="faint" x="{_LEFT - 10}" y="{at + 4.5:.1f}" text-anchor="end">{100 * tick:.0f}</text>'
+            f'<text class="faint" x="{LEFT - 10}" y="{at + 4.5:.1f}" text-anchor="end">{100 * tick:.0f}</text>'
         )
-    middle = (_TOP + _BOTTOM) / 2
+    middle = (TOP + BOTTOM) / 2
     return [
         *lines,
-        f'<path class="axis" fill="none" d="M{_LEFT} {_TOP}V{_BOTTOM}H{_RIGHT}"/>',
-        f'<text class="ink" x="{(_LEFT + _RIGHT) / 2}" y="{_BOTTOM + 46}" text-anchor="middle">standard accuracy, %</text>',
+        f'<path class="axis" fill="none" d="M{LEFT} {TOP}V{BOTTOM}H{RIGHT}"/>',
+        f'<text class="ink" x="{(LEFT + RIGHT) / 2}" y="{BOTTOM + 46}" text-anchor="middle">standard accuracy, %</text>',
         f'<text class="ink" transform="translate(26 {middle}) rotate(-90)" text-anchor="middle">robust accuracy, %</text>',
     ]
 
 
 def _family(
-    name: str, settings: Sequence[Point], style: tuple[str, str], x: _Axis, y: _Axis, *, thick: bool
+    name: str, settings: Sequence[Point], style: tuple[str, str], x: Axis, y: Axis, *, thick: bool
 ) -> list[str]:
     colour, marker = style
     best = frontier_of(settings)
@@ -183,7 +181,7 @@ def _family(
     lines = [f'<polyline fill="none" stroke="{colour}" stroke-width="{3 if thick else 1.6}" points="{path}"/>']
     for point in sorted(settings, key=lambda p: p in best):
         size = (5.5 if thick else 4.5) if point in best else 3
-        shape = _shape(marker, _x(point, x), _y(point, y), size)
+        shape = marker_svg(marker, _x(point, x), _y(point, y), size)
         faded = "" if point in best else ' opacity="0.45"'
         lines.append(f'<g fill="{colour}" stroke="{colour}"{faded}><title>{_said(point)}</title>{shape}</g>')
     return [f'<g data-family="{html.escape(name)}">', *lines, "</g>"]
@@ -193,7 +191,7 @@ def _said(point: Point) -> str:
     return html.escape(f"{point.label}: standard {100 * point.standard:.1f}, robust {100 * point.robust:.1f}")
 
 
-def _shape(marker: str, x: float, y: float, r: float) -> str:
+def marker_svg(marker: str, x: float, y: float, r: float) -> str:
     if marker == "circle":
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r}"/>'
     corners = _CORNERS.get(marker)
@@ -207,23 +205,23 @@ def _shape(marker: str, x: float, y: float, r: float) -> str:
 
 def _legend(names: Sequence[str], styles: Mapping[str, tuple[str, str]], plain: bool, first: str | None) -> list[str]:
     """A column beside the plot: nothing in it can lie over a point or another name."""
-    x, top = _RIGHT + 28, _TOP + 8
+    x, top = RIGHT + 28, TOP + 8
     lines = []
     for row, name in enumerate(names):
         colour, marker = styles[name]
-        y = top + _ROW * row
+        y = top + ROW * row
         weight = ' font-weight="600"' if name == first else ""
-        lines.append(f'<g fill="{colour}" stroke="{colour}">{_shape(marker, x, y, 5)}</g>')
-        lines.append(f'<text class="ink" x="{x + 16}" y="{y + 4.5}"{weight}>{html.escape(_cut(name))}</text>')
-    y = top + _ROW * len(names)
+        lines.append(f'<g fill="{colour}" stroke="{colour}">{marker_svg(marker, x, y, 5)}</g>')
+        lines.append(f'<text class="ink" x="{x + 16}" y="{y + 4.5}"{weight}>{html.escape(shortened(name))}</text>')
+    y = top + ROW * len(names)
     if plain:
         lines.append(f'<circle class="none" cx="{x}" cy="{y}" r="6"/>')
         lines.append(f'<text class="ink" x="{x + 16}" y="{y + 4.5}">no purifier</text>')
-        y += _ROW
+        y += ROW
     for number, line in enumerate(("small: another setting of", "its family is better in both")):
         lines.append(f'<text class="faint" x="{x - 6}" y="{y + 14 + 18 * number}" font-size="12">{line}</text>')
     return lines
 
 
-def _cut(name: str, length: int = 24) -> str:
+def shortened(name: str, length: int = 24) -> str:
     return name if len(name) <= length else name[: length - 1] + "…"

@@ -330,7 +330,7 @@ def accuracy_csv(tables: Tables) -> str:
     for row in tables.rows:
         numbers = [*_numbers(row.standard), *_numbers(row.blind), *_numbers(row.aware), row.aware_by or ""]
         body.append([row.attack, *_where(row.setting, row.classifier), *numbers])
-    return _csv([*head, "aware_attack"], body)
+    return csv_text([*head, "aware_attack"], body)
 
 
 def matched_csv(tables: Tables) -> str:
@@ -347,7 +347,7 @@ def matched_csv(tables: Tables) -> str:
             for one in comparison.each_classifier(tables.results, match) if match in best else []:
                 own = [one.difference, one.interval.low, one.interval.high]
                 body.append([*where, one.classifier, one.n, "", "", "", "", *map(_share, own), f"{one.p:.6g}"])
-    return _csv(head, body)
+    return csv_text(head, body)
 
 
 def _where(setting: Setting, classifier: str) -> list[object]:
@@ -364,7 +364,7 @@ def _share(value: float) -> str:
     return f"{value:.6f}"
 
 
-def _csv(head: Sequence[str], body: Iterable[Sequence[object]]) -> str:
+def csv_text(head: Sequence[str], body: Iterable[Sequence[object]]) -> str:
     out = StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(head)
