@@ -267,7 +267,7 @@ PARTS = (
         "margin",
         LOSS,
         "the class's logit beside the highest of the others",
-        "Carlini, Wagner: Towards Evaluating the Robustness of Neural Networks, S&P 2017, arXiv 1608.04644",
+        "Carlini, Wagner: Towards Evaluating the Robustness of Neural Networks, IEEE Security and Privacy 2017, arXiv 1608.04644",
         f"{_HERE}.losses:Margin",
     ),
 )
