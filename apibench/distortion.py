@@ -39,12 +39,13 @@ def ssim(before: Pixels, after: Pixels) -> float:
     """Structural similarity, at most 1, the mean over pixels and channels (Wang et al., IEEE TIP 13, 2004).
 
     With the paper's settings: a Gaussian window of 11 pixels and width 1.5, K1 = 0.01, K2 = 0.03, pixels whose window leaves
-    the image left out. An image of fewer than 11 pixels on a side has the largest odd window that fits.
+    the image left out. Of an image of fewer than 11 pixels on a side, all but the middle one or two along the shorter side are
+    left out, and as many at each end of the longer one; the window is the same, and sees the image mirrored at its border.
     """
     from skimage.metrics import structural_similarity  # a third of a second to import
 
     side = min(before.shape[:2])
-    window = min(SSIM_WINDOW, side if side % 2 else side - 1)
+    window = min(SSIM_WINDOW, side if side % 2 else side - 1)  # decides what is left out, not how wide the Gaussian is
     # float32 is as good for the sixth decimal and takes half the time.
     one, other = before.astype(np.float32), after.astype(np.float32)
     found = structural_similarity(  # type: ignore[no-untyped-call]

@@ -8,11 +8,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticKnownError
 
 from apibench import data, defaults
 from apibench.attacks import composition
-from apibench.attacks.catalogue import GIVEN, LINF, UNTARGETED
+from apibench.attacks.catalogue import GIVEN, LARGEST_RADIUS, LINF, UNTARGETED
 from apibench.errors import ApibenchError
 
 if TYPE_CHECKING:
@@ -33,6 +43,16 @@ def once(values: V) -> V:
         if values.count(value) > 1:  # type: ignore[arg-type]
             raise ValueError(f"{value} stands in it twice")
     return values
+
+
+def _in_levels(epsilon: float, info: ValidationInfo) -> float:
+    """A bound in L-infinity cannot be above the largest level; one in L2 can."""
+    if info.data.get("norm") == LINF and epsilon > 255:
+        raise PydanticKnownError("less_than_equal", {"le": 255})
+    return epsilon
+
+
+Epsilon = Annotated[int | float, Field(gt=0, le=LARGEST_RADIUS), AfterValidator(_in_levels)]
 
 
 class Section(BaseModel):
@@ -60,7 +80,7 @@ class Generate(Section):
 
     attack: str = defaults.ATTACK
     norm: Literal["linf", "l2"] = "linf"
-    epsilon: list[Annotated[int | float, Field(gt=0, le=255)]] = Field(default=[16], min_length=1)
+    epsilon: list[Epsilon] = Field(default=[16], min_length=1)
     steps: int = Field(default=10, ge=1, le=10_000)
     aim: Literal["untargeted", "least-likely", "random", "given"] = "untargeted"
     targets: Path | None = None

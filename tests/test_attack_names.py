@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -76,13 +78,22 @@ NAMES = {
     "mi:1": ("mi", "mi logits ce"),
     "mi:1.000-di:0.90": ("mi-di", "mi di logits ce"),
     "mi:0": ("mi:0", "mi:0 logits ce"),
-    "di:0.70": ("mi-di:0.7,0.906060606061", "mi di:0.7,0.906060606061 logits ce"),
+    "di:0.70": ("mi-di:0.7", "mi di:0.7 logits ce"),
     "di:5e-1,.5": ("mi-di:0.5,0.5", "mi di:0.5,0.5 logits ce"),
-    "di:1e-1-vmi:5": ("vmi:5,1.5,1-di:0.1,0.906060606061", "vmi:5,1.5,1 di:0.1,0.906060606061 logits ce"),
+    "di:1e-1-vmi:5": ("vmi:5-di:0.1", "vmi:5 di:0.1 logits ce"),
+    "vmi:20,2,1": ("vmi:20,2", "vmi:20,2 logits ce"),
+    "vmi:20,1.5,0": ("vmi:20,1.5,0", "vmi:20,1.5,0 logits ce"),
+    "di:.9,1": ("mi-di:0.9,1", "mi di:0.9,1 logits ce"),
+    "adaea:10,-0": ("mi-adaea:10,0", "mi adaea:10,0 ce"),
+    "adaea:-0,-0.0": ("mi-adaea:0,0", "mi adaea:0,0 ce"),
+    "mi:-0": ("mi:0", "mi:0 logits ce"),
+    "mi-ti-di": ("mi-di-ti", "mi di ti logits ce"),
+    "ti-ssa-di-bsr-mi": ("mi-ssa-bsr-di-ti", "mi ssa bsr di ti logits ce"),
+    "bsr-ssa": ("mi-bsr-ssa", "mi bsr ssa logits ce"),
     "vmi:20,1.5,1.0": ("vmi", "vmi logits ce"),
     "pi:10,5": ("pi:10,5", "pi:10,5 logits ce"),
     "halved-di-mi": ("mi-halved-di", "mi halved di logits ce"),
-    "di-halved:3-mi": ("mi-di-halved:3", "mi di halved:3 logits ce"),
+    "di-halved:3-mi": ("mi-halved:3-di", "mi halved:3 di logits ce"),
     "replaces-i": ("i-replaces", "i replaces ce"),
 }
 
@@ -141,7 +152,7 @@ def test_what_is_wrong_is_one_line_that_names_it(name: str, reason: str, registe
 @pytest.mark.parametrize(
     ("name", "norm", "target", "reason"),
     [
-        ("mi-logit", "linf", "untargeted", "logit is a loss of targeted attacks; give a target"),
+        ("mi-logit", "linf", "untargeted", "logit is a loss of targeted attacks; give an aim"),
         ("mi-probs-logit", "linf", "random", "logit and probs do not go together"),
         ("pi-di", "l2", "untargeted", "pi is not defined in l2, only in linf"),
         ("away", "l2", "random", "away is not defined in l2, only in linf"),
@@ -174,7 +185,7 @@ def numbers(parameter: Parameter) -> st.SearchStrategy[float]:
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_name_in_any_order_is_one_attack(data: st.DataObject) -> None:
-    """Transforms keep their order; nothing else has one. The canonical name, written again, is itself."""
+    """Transforms of pixels keep their order; nothing else has one. The canonical name, written again, is itself."""
     parts = {kind: [part for part in catalogue.PARTS if part.kind == kind] for kind in KINDS}
     chosen = [data.draw(st.sampled_from(parts[kind])) for kind in (GRADIENT, ENSEMBLE, LOSS)]
     transforms = data.draw(st.lists(st.sampled_from(parts[TRANSFORM]), unique=True, max_size=3))
@@ -186,9 +197,9 @@ def test_a_name_in_any_order_is_one_attack(data: st.DataObject) -> None:
     composition = parse("-".join(names))
     assert {part.part.name for part in composition} == set(written)
     order = [name.partition(":")[0] for name in names]
-    assert [part.part.name for part in composition.transforms] == [
-        name for name in order if TABLE.find(name).kind == TRANSFORM
-    ]
+    named = [name for name in order if TABLE.find(name).kind == TRANSFORM]
+    last = [name for name in ("di", "ti") if name in named]
+    assert [part.part.name for part in composition.transforms] == [n for n in named if n not in last] + last
     again = parse(composition.name)
     assert again.name == composition.name
     assert again.gradients_per_step == composition.gradients_per_step
@@ -241,6 +252,8 @@ def test_anyone_can_register_one_but_not_in_anothers_name(registered: None) -> N
             Part(name, LOSS, "x", "y", Halved)
     with pytest.raises(ValueError, match="colour is no kind of part; there are gradient, transform, ensemble, loss"):
         Part("a", "colour", "x", "y", Halved)
+    with pytest.raises(ValueError, match="a: a transform acts on pixels, view, gradient, not on sound"):
+        Part("a", TRANSFORM, "x", "y", Halved, acts="sound")
 
 
 def test_what_was_registered_is_attacked_with(registered: None) -> None:
@@ -280,6 +293,92 @@ def test_a_package_can_bring_one(monkeypatch: pytest.MonkeyPatch) -> None:
     points(f"mi={__name__}:HALVED")
     with pytest.raises(ApibenchError, match="mi: more than one part of an attack has this name"):
         parse("mi-di")
+
+
+def test_what_is_installed_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+
+    def points(group: str) -> list[importlib.metadata.EntryPoint]:
+        looked.append(group)
+        return [importlib.metadata.EntryPoint("halved", f"{__name__}:HALVED", group)]
+
+    monkeypatch.setattr(plugins, "entry_points", points)
+    for _ in range(3):
+        assert parse("vmi-halved-di-ti-probs-margin").name == "vmi-halved-di-ti-probs-margin"
+        assert "halved" in TABLE.names()
+    assert looked == [TABLE.group]
+
+
+def test_transforms_that_commute_give_the_same_images_in_either_order() -> None:
+    """With draws of both: SSA's noise and DI's view."""
+    x, label = to_tensor(paint(2, 10, 10)), torch.tensor([3])
+    networks = Surrogates([tiny_classifier(0, 12)])
+    one, other, third = (
+        attack(x, label, networks, AttackSettings(name, steps=2), [generator(0, "x")]).images
+        for name in ("ssa:2-di-ti:3-mi", "ti:3-di-ssa:2-mi", "ssa:2-mi")
+    )
+    assert torch.equal(one, other)
+    assert not torch.equal(one, third)
+
+
+@pytest.mark.parametrize("name", [part.name for part in catalogue.PARTS if part.acts != "pixels"])
+def test_what_says_that_it_spares_the_pixels_does(name: str) -> None:
+    """And so draws nothing for a copy but, where it chooses views, those: what it is put after or before is the same."""
+    (chosen,) = parse(name).transforms
+    made = chosen.make()
+    x, draws = torch.rand(1, 3, 6, 6), Draws([generator(0, "x")])
+    state = draws.generators[0].get_state()
+    assert made.copies == 1
+    assert made.pixels(x, 0, draws) is x
+    assert torch.equal(draws.generators[0].get_state(), state)
+    if chosen.part.acts == "view":
+        assert made.gradient(x) is x
+    else:
+        assert made.views(draws) is None
+        assert torch.equal(draws.generators[0].get_state(), state)
+
+
+def failing(*_: object) -> object:
+    raise RuntimeError("no such thing\nfor a reason")
+
+
+@pytest.mark.parametrize(
+    ("kind", "factory", "reason"),
+    [
+        (TRANSFORM, failing, r"bad: cannot be made \(RuntimeError: no such thing"),
+        (LOSS, lambda: failing, None),
+        (LOSS, lambda: 3, "bad: its factory made 3, which is not a function"),
+        (GRADIENT, lambda number: Momentum(number), r"bad: cannot be made \(TypeError: "),
+        (GRADIENT, object, "bad: its factory made <object .* which is not apibench.attacks.gradients.GradientRule"),
+        (ENSEMBLE, Momentum, "Momentum .* which is not apibench.attacks.ensembles.EnsembleRule"),
+        (TRANSFORM, "no_such_module:x", r"bad: cannot be made \(ModuleNotFoundError: "),
+        (TRANSFORM, f"{__name__}:Gone", r"bad: cannot be made \(AttributeError: "),
+        (TRANSFORM, "nothing", r"bad: cannot be made \(ModuleNotFoundError: "),
+    ],
+)
+def test_a_factory_that_fails_is_one_line_that_names_the_part(kind: str, factory: object, reason: str | None) -> None:
+    catalogue.register(Part("bad", kind, "x", "y", factory))  # type: ignore[arg-type]
+    if reason is None:
+        assert AttackSettings("bad").composition.loss.make() is failing
+        return
+    x, networks = to_tensor(paint(2, 10, 10)), Surrogates([tiny_classifier(0, 12)])
+    with pytest.raises(ApibenchError, match=reason) as caught:
+        attack(x, torch.tensor([3]), networks, AttackSettings("bad", steps=1), [generator(0, "x")])
+    assert len(str(caught.value).splitlines()) <= 2
+
+
+def test_the_example_of_a_part_in_contributing_runs() -> None:
+    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    made: dict[str, Part] = {}
+    exec(code, {"__name__": "my_package"}, made)
+    (part,) = [thing for thing in made.values() if isinstance(thing, Part)]
+    assert f'{part.name} = "my_package:' in text
+    catalogue.register(Part(**{**vars(part), "factory": made[str(part.factory).rpartition(":")[2]]}))
+    x, networks = to_tensor(paint(2, 10, 10)), Surrogates([tiny_classifier(0, 12)])
+    settings = AttackSettings(f"{part.name}-mi", steps=2)
+    found, _ = attack(x, torch.tensor([3]), networks, settings, [generator(0, "x")])
+    assert not torch.equal(found, x)
 
 
 def test_names_and_the_table_need_no_torch() -> None:

@@ -30,6 +30,9 @@ def test_as_json_every_part_says_what_it_is(capsys: Streams) -> None:
     assert rows["mi"]["gradients_per_step"] == 1
     assert rows["mi"]["norms"] == ["linf", "l2"]
     assert rows["logit"]["targeted"]
+    assert rows["logit"]["not_with"] == ["probs"]
+    assert rows["svre"]["only_with"] == ["i", "mi"]
+    assert (rows["pi"]["norms"], rows["pi"]["targeted"], rows["pi"]["only_with"]) == (["linf"], False, [])
 
 
 def test_gradients_are_those_of_an_attack_of_that_part(capsys: Streams) -> None:
@@ -51,6 +54,7 @@ def test_for_people_it_says_how_parts_combine_and_which_do_not(capsys: Streams) 
     said = capsys.readouterr().out
     assert "| `di[:PROBABILITY,SMALLEST]` | transform" in " ".join(said.split())
     assert "joined by hyphens" in said
+    assert "di and ti come last wherever they stand" in said
     assert "- logit: not with probs; targeted attacks only" in said
     for part in catalogue.describe():
         assert not part.only_with or f"- {part.name}: replaces the update itself: only with" in said

@@ -226,6 +226,26 @@ def test_ssim_is_that_of_wang_et_al() -> None:
         assert ssim(small, perturbed(small, 30)) < 1
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 2), (6, 9), (9, 30), (10, 4), (1, 20)])
+def test_ssim_of_a_small_image_has_the_same_window_on_the_mirrored_image(height: int, width: int) -> None:
+    """By hand: the 11 x 11 Gaussian at every pixel of the image mirrored; only the middle of the shorter side counts."""
+    before, after = paint(3, height, width), perturbed(paint(3, height, width), 30)
+    axis = np.exp(-((np.arange(11) - 5.0) ** 2) / (2 * 1.5**2))
+    weights = np.outer(axis, axis) / axis.sum() ** 2
+    rim = (min(height, width) - 1) // 2
+    assert min(height, width) - 2 * rim in (1, 2)
+    x, y = (np.pad(image.astype(float), ((5, 5), (5, 5), (0, 0)), mode="symmetric") for image in (before, after))
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    values = []
+    for row in range(rim, height - rim):
+        for column in range(rim, width - rim):
+            a, b = (padded[row : row + 11, column : column + 11] for padded in (x, y))
+            ma, mb, aa, bb, ab = (np.einsum("ij,ijc->c", weights, v) for v in (a, b, a * a, b * b, a * b))
+            va, vb, cov = aa - ma**2, bb - mb**2, ab - ma * mb
+            values.append((2 * ma * mb + c1) * (2 * cov + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2)))
+    assert ssim(before, after) == pytest.approx(np.mean(values), abs=5e-5)
+
+
 def test_the_command_offers_every_kind() -> None:
     (kinds,) = [option.type for option in command.params if option.name == "kind"]
     assert tuple(kinds.choices) == KINDS  # type: ignore[attr-defined]

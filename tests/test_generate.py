@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from apibench import recipe
 from apibench._torch import torch
+from apibench.attacks import others as other_images
 from apibench.attacks import stage
 from apibench.attacks.loop import AttackSettings, attack
-from apibench.attacks.others import CACHED, OtherImages
+from apibench.attacks.others import OtherImages
 from apibench.attacks.surrogates import Surrogates
 from apibench.attacks.targets import target
 from apibench.cli import cli
@@ -147,6 +149,47 @@ def test_wrong_targets_are_refused(clean_set: ImageSet, tmp_path: Path, lines: l
     assert not (tmp_path / "adv").exists()
 
 
+def test_a_given_target_that_the_surrogates_see_already_is_refused_before_anything_is_made(
+    clean_set: ImageSet, tmp_path: Path
+) -> None:
+    unlabelled = ImageSet(clean_set.folder, [dataclasses.replace(r, label=None) for r in clean_set.records])
+    seen = [int(logits(clean_set.read_pixels(record)).argmax()) for record in clean_set.records]
+    lines = [f"photo{i},{(label + 1) % 10}" for i, label in enumerate(seen)]
+    wrong = given_targets(tmp_path / "t.csv", *lines[:-1], f"photo4,{seen[4]}")
+    with pytest.raises(ApibenchError, match=f"photo4: its target, {seen[4]}, is the class that the surrogates see"):
+        generate(unlabelled, tmp_path / "adv", wrong, target="given")
+    assert not list(tmp_path.glob("adv/*.png"))
+    right = given_targets(tmp_path / "t.csv", *lines)
+    assert [r.label for r in generate(unlabelled, tmp_path / "adv", right, target="given")] == seen
+    labelled = ImageSet(clean_set.folder, [*clean_set.records])
+    own = given_targets(tmp_path / "t.csv", *(f"photo{i},{(i + 1) % 10}" for i in range(4)), "photo4,700")
+    with pytest.raises(ApibenchError, match="photo4: target 700"):
+        generate(labelled, tmp_path / "late", own, target="given")
+    assert not list(tmp_path.glob("late/*.png"))
+
+
+def test_an_image_that_cannot_be_read_does_not_stop_the_check_of_targets(clean_set: ImageSet, tmp_path: Path) -> None:
+    clean_set.path(clean_set.records[1]).unlink()
+    targets = given_targets(tmp_path / "t.csv", *(f"photo{i},{9 - i}" for i in range(5)))
+    assert len(generate(clean_set, tmp_path / "adv", targets, target="given")) == 4
+
+
+def test_a_radius_that_no_two_images_are_apart_is_refused(tmp_path: Path) -> None:
+    assert AttackSettings(norm="l2", epsilon=900).epsilon == 900.0
+    for epsilon in (0, 10_001, math.inf, math.nan):
+        with pytest.raises(ValueError, match="epsilon must be a radius above 0 and at most 10000, for pixels in"):
+            AttackSettings(norm="l2", epsilon=epsilon)
+    path = tmp_path / "r.toml"
+    path.write_text('name = "x"\n[generate]\nnorm = "l2"\nepsilon = [3.5, 900]')
+    assert recipe.load(path).generate.settings(900).variant == "mi-di/l2-900.0"
+    path.write_text('name = "x"\n[generate]\nnorm = "l2"\nepsilon = [3.5, 10001]')
+    with pytest.raises(ApibenchError, match=r"generate.epsilon\[2\]\S*: Input should be less than or equal to 10000"):
+        recipe.load(path)
+    path.write_text('name = "x"\n[generate]\nepsilon = [8, 256]')
+    with pytest.raises(ApibenchError, match=r"generate.epsilon\[2\]: Input should be less than or equal to 255"):
+        recipe.load(path)
+
+
 def test_targets_and_the_aim_go_together(clean_set: ImageSet, tmp_path: Path) -> None:
     with pytest.raises(ApibenchError, match="target given: give targets"):
         generate(clean_set, tmp_path / "adv", target="given")
@@ -201,17 +244,67 @@ def test_others_belong_to_the_image_and_are_resized_to_it(clean_set: ImageSet) -
     assert torch.allclose(drawn(clean_set, one, 1, (20, 30)), small)
 
 
-def test_few_decoded_images_are_kept_and_unreadable_ones_passed_over(tmp_path: Path) -> None:
+def test_others_are_drawn_as_from_a_list_of_all_that_may_be(clean_set: ImageSet) -> None:
+    """Whatever is alike: classes, pixels, no class at all. What is unreadable is drawn again, and not once more."""
+    records = [dataclasses.replace(clean_set.records[i % 5], id=f"r{i}", label=(1, 2, None)[i % 3]) for i in range(12)]
+    images = ImageSet(clean_set.folder, records)
+    for record in records:
+        others = [r for r in records if r.pixels_sha256 != record.pixels_sha256]
+        pool = [r for r in others if None in (r.label, record.label) or r.label != record.label]
+        found = OtherImages(images, records)
+        gone = {pool[0].id, pool[3].id}
+
+        def read(chosen: ImageRecord, gone: set[str] = gone) -> np.ndarray:
+            if chosen.id in gone:
+                raise ApibenchError("cannot be read")
+            return np.full((2, 2, 3), records.index(chosen), np.uint8)
+
+        found._read = read  # type: ignore[method-assign, assignment]
+        source, draws, same = found.of([record]), Draws([generator(0, record.id)]), Draws([generator(0, record.id)])
+        for _ in range(30):
+            wanted = pool[same.whole(len(pool))[0]]
+            while wanted.id in gone:
+                pool.remove(wanted)
+                wanted = pool[same.whole(len(pool))[0]]
+            assert round(float(source(draws, (2, 2)).mean() * 255)) == records.index(wanted)
+
+
+def test_a_set_is_looked_through_once_not_once_an_image(clean_set: ImageSet) -> None:
+    class Counted(list[ImageRecord]):
+        seen = 0
+
+        def __iter__(self):  # type: ignore[no-untyped-def]
+            for record in super().__iter__():
+                Counted.seen += 1
+                yield record
+
+    records = Counted(clean_set.records)
+    found = OtherImages(clean_set, records)
+    for record in clean_set.records:
+        found.of([record])(Draws([generator(0, "x")]), (8, 8))
+    assert Counted.seen == len(clean_set.records)
+
+
+def test_few_decoded_images_are_kept_and_unreadable_ones_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = 32
+    monkeypatch.setattr(other_images, "KEPT_BYTES", few * 8 * 8 * 3 + 100)
     writer = SetWriter(tmp_path / "many", {"stage": "import"})
-    for i in range(CACHED + 9):
+    for i in range(few + 9):
         writer.write(f"p{i}", paint(i, 8, 8), variant="clean", label=i, label_source="given")
-    images = writer.finish(f"p{i}" for i in range(CACHED + 9))
+    images = writer.finish(f"p{i}" for i in range(few + 9))
     assert images is not None
     others = OtherImages(images, images.records)
     source, draws = others.of(images.records[:1]), Draws([generator(0, "x")])
     shown = [source(draws, (8, 8)) for _ in range(200)]
-    assert len(others._decoded) == CACHED
-    assert len({x.numpy().tobytes() for x in shown}) > CACHED
+    assert len(others._decoded) == few
+    assert len({x.numpy().tobytes() for x in shown}) > few
+    monkeypatch.setattr(other_images, "KEPT_BYTES", 100)
+    source(draws, (8, 8))
+    while len(others._decoded) > 1:  # one that is there already drives none out
+        source(draws, (8, 8))
+    assert len(others._decoded) == 1, "the last, however large"
     for record in images.records[1:-1]:
         images.path(record).unlink()
     assert which(ImageSet(images.folder, images.records[-1:]), drawn(images, images.records[0], 0, (8, 8))) == 0
@@ -259,12 +352,13 @@ def test_the_command_makes_a_targeted_set_in_l2(photographs: Path, tmp_path: Pat
     [
         (["--attack", "mi-dii"], "dii: no such part of an attack; there are"),
         (["--attack", "mi-ni"], "mi and ni: an attack has one part of the kind gradient"),
-        (["--attack", "logit"], "logit is a loss of targeted attacks"),
+        (["--attack", "logit"], "logit is a loss of targeted attacks; give an aim"),
         (["--attack", "di:2"], "PROBABILITY must be a number from 0 to 1"),
         (["--epsilon", "300"], "epsilon must be a whole number from 1 to 255 levels, got 300"),
         (["--epsilon", "2.5"], "epsilon must be a whole number from 1 to 255 levels, got 2.5"),
         (["--epsilon", "0"], "--epsilon"),
         (["--norm", "l2"], "--norm l2: give --epsilon"),
+        (["--norm", "l2", "--epsilon", "1e6"], "epsilon must be a radius above 0 and at most 10000"),
         (["--norm", "l1"], "--norm"),
         (["--aim", "given"], "--aim given: give --targets"),
         (["--targets", "t.csv"], "--targets t.csv: the attack has no use for it; give --aim given"),

@@ -249,6 +249,31 @@ def test_a_gradient_that_says_nothing_gives_no_nan(name: str, norm: str, bad: fl
             assert torch.equal(walked[-1][0], x[0])
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_gradient_fainter_than_a_normal_number_gives_no_nan(norm: str) -> None:
+    """Where denormals are not flushed, as on a GPU: 1 / its norm is infinite, and a zero times that not a number."""
+    torch.set_flush_denormal(False)
+    try:
+        gradient = torch.zeros(1, 3, HEIGHT, WIDTH)
+        gradient[0, 0, 0, 0] = 2e-39
+        x = picture().float()
+        rule = made("mi")
+        for _ in range(2):
+            direction = rule.direction(x, lambda _: gradient.clone(), ball(norm, x, EPSILON[norm], STEPS), Draws([]))
+            assert direction.isfinite().all()
+            assert direction[0, 0, 0, 0] > 0
+    finally:
+        torch.set_flush_denormal(True)
+
+
+def test_an_ordinary_gradient_is_normalised_as_ever() -> None:
+    """To the bit: the images of earlier versions are those of this one."""
+    for scale in (1e-30, 1e-7, 1.0, 1e20):
+        gradient = torch.randn(2, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1)) * scale
+        norm = torch.linalg.vector_norm(gradient, ord=1, dim=(1, 2, 3), keepdim=True)
+        assert torch.equal(made("mi").accumulate(gradient), torch.zeros_like(gradient).addcmul_(gradient, 1.0 / norm))
+
+
 def test_flat_networks_leave_the_image_as_it_is() -> None:
     def flat(x: Tensor) -> Tensor:
         return x.sum(dim=(1, 2, 3), keepdim=True)[:, :, 0, 0] * torch.zeros(1, 10)

@@ -54,7 +54,7 @@ def test_the_benchmark_asks_four_vendors_live_with_three_treatments() -> None:
         ('name = "x"\n[generate]\nepsilon = 8', "generate.epsilon: Input should be a valid list"),
         ('name = "x"\n[generate]\nepsilon = [8, 8]', "generate.epsilon: 8 stands in it twice"),
         ('name = "x"\n[generate]\nattack = "pgd"', "generate.attack: pgd: no such part of an attack; there are"),
-        ('name = "x"\n[generate]\nattack = "mi-di:2"', "generate.attack: mi-di:2: PROBABILITY must be a number"),
+        ('name = "x"\n[generate]\nattack = "mi-di:2"', "generate.attack: mi-di:2: di:2: PROBABILITY must be a number"),
         ('name = "x"\n[generate]\nattack = "logit"', "generate: logit is a loss of targeted attacks"),
         ('name = "x"\n[generate]\nepsilon = [2.5]', "generate: epsilon: 2.5 is no whole number of levels"),
         ('name = "x"\n[generate]\nnorm = "l2"', "generate: epsilon: say the radius in l2"),

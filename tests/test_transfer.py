@@ -1,10 +1,9 @@
-"""``apibench evaluate SET...``: rates and comparisons by hand, clean images found, resumed, reported, and mistakes refused."""
+"""``apibench evaluate SET...``: clean images found, measured, resumed, reported, and mistakes refused."""
 
 from __future__ import annotations
 
 import csv
 import json
-import random
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -15,15 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from apibench import classifiers, metrics, purifiers
+from apibench import classifiers, purifiers
 from apibench._torch import torch
 from apibench.attacks import stage
 from apibench.attacks.loop import AttackSettings
 from apibench.commands.evaluate import evaluate
 from apibench.errors import ApibenchError
-from apibench.evaluation import cells, measure, transfer, transfer_plots, transfer_report
-from apibench.evaluation.cells import Cell, Key, Verdict
-from apibench.evaluation.transfer_rates import Study, Variant
+from apibench.evaluation import cells, measure, transfer, transfer_report
+from apibench.evaluation.cells import Key
 from apibench.imageset import ImageSet, SetWriter
 from apibench.pixels import to_tensor
 from apibench.purifiers.stage import purify
@@ -71,182 +69,6 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(sets: Path, out: Path, *names: str, targets: Sequence[str] = HELD_OUT, options: Sequence[str] = ()) -> int:
     arguments = [str(sets / name) for name in names] + [part for name in targets for part in ("--target", name)]
     return run_command(evaluate, [*arguments, "--out", str(out), *options])
-
-
-# --- names ---
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("mi-di/eps16", ("mi-di", "eps16", "", "linf", 16.0)),
-        ("mi-logit/random/l2-3.0", ("mi-logit/random", "l2-3.0", "", "l2", 3.0)),
-        ("mi/l2-1e-05+ncis/2", ("mi", "l2-1e-05", "ncis/2", "l2", 1e-05)),
-        ("mi/l2-1e+20+ncis/2", ("mi", "l2-1e+20", "ncis/2", "l2", 1e20)),
-        ("vmi:5-di:0.7,0.9/eps8+jpeg:50/1+ncis/4", ("vmi:5-di:0.7,0.9", "eps8", "jpeg:50/1+ncis/4", "linf", 8.0)),
-        ("clean+ncis/2", ("clean", "", "ncis/2", "", None)),
-        ("cw", ("cw", "", "", "", None)),
-        ("sign-noise/eps8", ("sign-noise", "eps8", "", "linf", 8.0)),
-    ],
-)
-def test_a_variant_is_taken_apart(name: str, expected: tuple[object, ...]) -> None:
-    variant = Variant.parse(name)
-    assert (variant.attack, variant.bound, variant.purified, variant.norm, variant.epsilon) == expected
-
-
-# --- rates ---
-
-
-def cell(classifier: str, attack: str, answers: dict[int, bool], surrogates: Sequence[str] = ("s",)) -> Cell:
-    """``answers``: whether the photograph of that number is seen right."""
-    verdicts = tuple(Verdict(f"i{n}", f"{n:064x}", 5, 5 if right else 6) for n, right in answers.items())
-    settings = {"set": {} if attack == "clean" else {"surrogates": list(surrogates)}}
-    return Cell(Key(classifier, attack, "none", 0), "none", 8.0, verdicts, settings)
-
-
-def drawn(seed: int, names: Sequence[str] = ("a", "b", "c")) -> dict[tuple[str, str], dict[int, bool]]:
-    """Random answers on 60 photographs; ``vmi`` lacks some, and they come in another order."""
-    draw = random.Random(seed)
-    found: dict[tuple[str, str], dict[int, bool]] = {}
-    for name in names:
-        for attack, share in (("clean", 0.8), ("mi/eps8", 0.5), ("vmi/eps8", 0.3), ("mi/eps16", 0.2)):
-            photographs = [n for n in range(60) if attack != "vmi/eps8" or n % 7]
-            draw.shuffle(photographs)
-            found[name, attack] = {n: draw.random() < share for n in photographs}
-    return found
-
-
-def study(answers: dict[tuple[str, str], dict[int, bool]], reference: str | None = None) -> Study:
-    return Study([cell(*key, found) for key, found in answers.items()], reference=reference)
-
-
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_rates_and_paired_comparisons_are_those_counted_by_hand(seed: int) -> None:
-    answers = drawn(seed)
-    found = study(answers, "mi")
-    vmi, mi = Variant.parse("vmi/eps8"), Variant.parse("mi/eps8")
-    rates, gaps = [], []
-    for name in "abc":
-        clean, ours, theirs = (answers[name, attack] for attack in ("clean", "vmi/eps8", "mi/eps8"))
-        right = [n for n in ours if clean[n]]
-        k = sum(not ours[n] for n in right)
-        success = found.success(vmi, [name])
-        assert success is not None
-        assert (success.fooled, success.n, success.value) == (k, len(right), k / len(right))
-        assert success.interval == metrics.wilson_interval(k, len(right))
-        accuracy = found.accuracy(vmi, [name])
-        assert accuracy is not None
-        assert (accuracy.value, accuracy.n) == (sum(ours.values()) / len(ours), len(ours))
-        kinds = [(not ours[n], not theirs[n]) for n in right]
-        counts = metrics.PairedCounts(
-            *(kinds.count(kind) for kind in ((True, True), (True, False), (False, True), (False, False)))
-        )
-        versus = found.versus(vmi, [name])
-        assert versus is not None
-        assert (versus.reference, versus.n) == (mi, len(right))
-        assert versus.difference == pytest.approx(counts.difference)
-        assert (versus.interval, versus.p) == (metrics.newcombe_interval(counts), metrics.mcnemar_p(counts))
-        other_way = study(answers, "vmi").versus(mi, [name])
-        assert other_way is not None
-        assert (other_way.n, other_way.difference) == (len(right), pytest.approx(-counts.difference))
-        rates.append(success.value)
-        gaps.append(counts.difference)
-    mean, versus = found.success(vmi, ["a", "b", "c"]), found.versus(vmi, ["a", "b", "c"])
-    assert mean is not None
-    assert versus is not None
-    assert mean.value == pytest.approx(sum(rates) / 3)
-    assert versus.difference == pytest.approx(sum(gaps) / 3)
-    assert versus.p is None
-    assert found.versus(mi, ["a"]) is None, "the reference itself"
-
-
-def test_the_interval_of_a_mean_is_a_bootstrap_over_images() -> None:
-    answers = drawn(3)
-    success = study(answers).success(Variant.parse("mi/eps8"), ["a", "b", "c"])
-    assert success is not None
-    right = np.array([[answers[c, "clean"][n] for c in "abc"] for n in range(60)], float)
-    fooled = right * np.array([[not answers[c, "mi/eps8"][n] for c in "abc"] for n in range(60)])
-    right, fooled = right[right.any(axis=1)], fooled[right.any(axis=1)]
-    draws = np.random.default_rng(5).integers(len(right), size=(4000, len(right)))
-    means = (fooled[draws].sum(axis=1) / right[draws].sum(axis=1)).mean(axis=1)
-    assert [success.interval.low, success.interval.high] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.012)
-
-
-def test_neither_the_order_of_images_nor_other_sets_change_a_rate() -> None:
-    answers = drawn(4)
-    shuffled = {key: dict(sorted(found.items())) for key, found in answers.items()}
-    fewer = {key: found for key, found in answers.items() if key[1] != "mi/eps16"}
-    vmi = Variant.parse("vmi/eps8")
-    first = study(answers)
-    for other in (study(shuffled), study(fewer)):
-        assert other.success(vmi, ["a", "b"]) == first.success(vmi, ["a", "b"])
-        assert other.versus(vmi, ["a", "b"]) == first.versus(vmi, ["a", "b"])
-
-
-def test_all_fooled_none_right_when_clean_and_few_images_have_no_nan() -> None:
-    every = dict.fromkeys(range(20), True)
-    none = dict.fromkeys(range(20), False)
-    found = study({(c, a): every if a == "clean" else none for c in "ab" for a in ("clean", "mi/eps8", "vmi/eps8")})
-    mean = found.success(Variant.parse("mi/eps8"), ["a", "b"])
-    assert mean is not None
-    assert (mean.value, mean.interval.high) == (1.0, 1.0)
-    assert mean.interval.low == pytest.approx(1 - metrics.wilson_interval(0, 20).high)
-    versus = found.versus(Variant.parse("vmi/eps8"), ["a", "b"])
-    assert versus is not None
-    assert versus.interval.low < versus.difference == 0 < versus.interval.high
-    blind = study(
-        {("a", "clean"): none, ("a", "mi/eps8"): none, ("b", "clean"): {0: True}, ("b", "mi/eps8"): {0: False}}
-    )
-    assert blind.success(Variant.parse("mi/eps8"), ["a"]) is None
-    assert blind.success(Variant.parse("mi/eps8"), ["a", "b"]) is None
-    assert "nan" not in transfer_report.markdown(blind, None)
-    assert "nan" not in str(transfer_report.rows(blind))
-
-
-def test_the_strongest_comes_first_and_is_what_the_others_of_its_epsilon_and_purifier_are_compared_with() -> None:
-    answers = drawn(0)
-    for name in "abc":
-        for attack in ("mi/eps8", "vmi/eps8"):
-            answers[name, f"{attack}+ncis/2"] = {n: n % 3 > (attack == "mi/eps8") for n in range(60)}
-    found = study(answers)
-    assert [v.name for v in found.ranked(v for v in found.variants if v.bound == "eps8")] == [
-        *("vmi/eps8", "mi/eps8", "mi/eps8+ncis/2", "vmi/eps8+ncis/2")
-    ]
-    references = {v.name: getattr(found.reference(v), "name", None) for v in found.variants}
-    assert references == {
-        "mi/eps8": "vmi/eps8",
-        "vmi/eps8": "vmi/eps8",
-        "mi/eps8+ncis/2": "mi/eps8+ncis/2",
-        "vmi/eps8+ncis/2": "mi/eps8+ncis/2",
-        "mi/eps16": "mi/eps16",
-    }
-    assert study(answers, "vmi").reference(Variant.parse("mi/eps16")) is None
-    text = transfer_report.markdown(study(answers, "vmi"), "vmi")
-    assert "Where there is no set of vmi, nothing is compared." in text
-    with pytest.raises(ApibenchError, match="none of the sets is of that attack; there are mi, vmi"):
-        study(answers, "pgn")
-
-
-def test_a_surrogate_among_the_targets_is_flagged_and_in_no_mean() -> None:
-    answers = drawn(1)
-    weights, renamed = "file:resnet=a.pth#0123456789ab", "file:resnet=b.pth?size=32#0123456789ab"
-    made = []
-    for (name, attack), found in answers.items():
-        surrogates = [weights] if attack == "mi/eps8" else ["s"]
-        made.append(cell(renamed if name == "a" else name, attack, found, surrogates))
-    found_ = Study(made)
-    white = {v.name: [c for c in found_.classifiers if found_.white_box(v, c)] for v in found_.variants}
-    assert white == {"mi/eps8": [renamed], "vmi/eps8": [], "mi/eps16": []}
-    assert found_.held_out == ["b", "c"]
-    text = transfer_report.markdown(found_, None)
-    assert "- **white-box**: b is a surrogate of mi/eps8" in text
-    assert text.count(" white-box ") == 2, "accuracy and success"
-    head, body = transfer_report.rows(found_)
-    flags = {(row[0], row[5]): row[head.index("white_box")] for row in body}
-    assert [key for key, flag in flags.items() if flag] == [("mi/eps8", renamed)]
-    only = Study([c for c in made if c.key.classifier == renamed])
-    assert only.held_out == [renamed], "without any other, its own numbers stand"
-    assert "white-box" in transfer_report.main_table(only)
 
 
 # --- sets ---
@@ -368,10 +190,8 @@ def test_what_cannot_be_paired_is_refused_in_words(sets: Path, tmp_path: Path) -
 
     clean, mi8, mi64 = (sets / name for name in ("clean", "mi8", "mi64"))
     refused("its clean images are in none of the sets; name their set with --clean SET", [mi8])
-    refused(
-        "mi/eps8: the same variant twice, in .*mi8 and in .*again", [clean, mi8, rewritten(mi8, tmp_path / "again")]
-    )
-    refused("clean: the same variant twice", [clean, mi8], clean=clean)
+    refused("mi/eps8: the same images twice, in .*mi8 and in .*again", [clean, mi8, rewritten(mi8, tmp_path / "again")])
+    refused("clean: two clean sets, .*clean and .*clean; name one", [clean, mi8], clean=clean)
     refused(r"is not a clean image set \(mi/eps64\)", [mi8], clean=mi64)
     refused("is the clean set; name the adversarial sets", [clean])
     strange = rewritten(mi8, tmp_path / "strange", source="0" * 64)
@@ -381,6 +201,130 @@ def test_what_cannot_be_paired_is_refused_in_words(sets: Path, tmp_path: Path) -
     refused("not an image set", [clean, tmp_path])
     refused("--reference pgn: none of the sets is of that attack; there are mi", [clean, mi8], reference="pgn")
     assert not (tmp_path / "out").exists(), "nothing is written before all of it is checked"
+
+
+def test_sets_of_one_folder_name_do_not_share_their_progress(
+    sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are begun and killed; what is known of one is neither lost nor taken for the other's."""
+    names = []
+    for name in ("mi8", "mi64"):
+        (tmp_path / name).mkdir()
+        names.append(str(rewritten(sets / name, tmp_path / name / "adv")))
+    ask = measure._ask
+    asked: list[str] = []
+
+    def interrupted(unit: measure.Unit, *rest: object) -> object:
+        asked.append(unit.attack)
+        if asked.count(unit.attack) == 4:
+            raise KeyboardInterrupt
+        return ask(unit, *rest)  # type: ignore[arg-type]
+
+    assert run(sets, tmp_path / "out", "clean", "mi8") == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(measure, "_ask", interrupted)
+        for part in ("1/3", "2/3", "3/3"):
+            run(sets, tmp_path / "cut", "clean", *names, options=["--shard", part])
+        for part in ("3/3", "2/3", "1/3"):
+            assert run(sets, tmp_path / "cut", "clean", *names, options=["--shard", part]) == 0
+    assert len(asked) == 3 * (6 + 1), "an image is asked about again only where the kill came in between"
+    run(sets, tmp_path / "whole", "clean", *names)
+    whole = (tmp_path / "whole" / "transfer.csv").read_bytes()
+    assert (tmp_path / "cut" / "transfer.csv").read_bytes() == whole
+
+
+def test_shards_with_an_unreadable_image_end_in_a_table_and_say_so(
+    sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = sets / "mi8" / "photo2.png"
+    data = path.read_bytes()
+    path.write_bytes(b"broken")
+    try:
+        assert run(sets, tmp_path, "clean", "mi8", options=["--shard", "2/2"]) == 3
+        assert not (tmp_path / "transfer.md").exists()
+        assert run(sets, tmp_path, "clean", "mi8", options=["--shard", "1/2"]) == 3
+        assert "mi8: some of its images could not be read" in capsys.readouterr().err
+        assert "mi/eps8: 1 images could not be read" in (tmp_path / "transfer.md").read_text()
+    finally:
+        path.write_bytes(data)
+    assert run(sets, tmp_path, "clean", "mi8", options=["--shard", "2/2"]) == 0
+    assert "could not be read" not in (tmp_path / "transfer.md").read_text()
+
+
+def test_sets_that_differ_in_steps_are_rows_of_their_own(sets: Path, tmp_path: Path) -> None:
+    settings = ImageSet.load(sets / "mi64").records[0].settings
+    longer = {**settings, "attack": {**settings["attack"], "steps": 100}}
+    other = rewritten(sets / "mi64", tmp_path / "longer", settings=longer)
+    assert run(sets, tmp_path / "out", "clean", "mi64", str(other)) == 0
+    with (tmp_path / "out" / "transfer.csv").open() as file:
+        found = {row["variant"] for row in csv.DictReader(file)}
+    assert found == {"mi(steps=2)/eps64", "mi(steps=100)/eps64"}
+
+
+def test_targeted_sets_report_how_often_their_target_is_answered(sets: Path, tmp_path: Path) -> None:
+    clean = ImageSet.load(sets / "clean")
+    settings = AttackSettings("mi", 64, steps=10, target="least-likely")
+    stage.generate(clean, tmp_path / "aimed", settings, ["tiny:2"])
+    purify(ImageSet.load(tmp_path / "aimed"), tmp_path / "pure", purifiers.create("gaussian", 1))
+    names = ("clean", "mi64", str(tmp_path / "aimed"), str(tmp_path / "pure"))
+    assert run(sets, tmp_path / "out", *names, targets=["tiny:2"]) == 0
+    with (tmp_path / "out" / "transfer.csv").open() as file:
+        rows = {(row["variant"], row["classifier"]): row for row in csv.DictReader(file)}
+    labels = {record.source: record.label for record in clean.records}
+    targets = {record.source: record.extra["target"] for record in ImageSet.load(tmp_path / "aimed").records}
+    for folder, variant in (("aimed", "mi/least-likely/eps64"), ("pure", "mi/least-likely/eps64+gaussian/1")):
+        images = ImageSet.load(tmp_path / folder)
+        right = [
+            record
+            for record, before in zip(images.records, clean.records, strict=True)
+            if seen_in(clean.read_pixels(before), 2) == labels[record.source] != targets[record.source]
+        ]
+        hits = sum(seen_in(images.read_pixels(record), 2) == targets[record.source] for record in right)
+        row = rows[variant, "tiny:2"]
+        assert (row["aim"], row["target_hits"], row["target_hit_n"]) == ("least-likely", str(hits), str(len(right)))
+    assert int(rows["mi/least-likely/eps64", "tiny:2"]["target_hits"]) > 0
+    assert rows["mi/eps64", "tiny:2"]["target_hits"] == ""
+    assert all(row["reference"] == "" for row in rows.values()), "neither is compared with the other"
+    assert "### Target hit" in (tmp_path / "out" / "transfer.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"extra": [1]}, "extra is not an object"),
+        ({"extra": {"gradients": float("nan")}}, "extra.gradients is not a number"),
+        ({"extra": {"gradients": "many"}}, "extra.gradients is not a number"),
+        ({"extra": {"target": "dog"}}, "extra.target is not a class index"),
+        ({"settings": {"surrogates": [1, 2]}}, "settings.surrogates are not names"),
+        ({"settings": {"seed": float("nan")}}, "NaN or infinity"),
+        ({"variant": "mi/eps0"}, "mi/eps0: its bound is not above 0"),
+        ({"variant": "mi/l2-0.0"}, "mi/l2-0.0: its bound is not above 0"),
+        ({"variant": "mi\ud800/eps8"}, "half a character"),
+    ],
+)
+def test_a_damaged_manifest_is_one_line(
+    changes: dict[str, object], message: str, sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "odd").mkdir()
+    images = ImageSet.load(sets / "mi8")
+    lines = [json.dumps({**json.loads(record.to_json()), **changes}) + "\n" for record in images.records]
+    (tmp_path / "odd" / "manifest.jsonl").write_text("".join(lines))
+    assert run(sets, tmp_path / "out", "clean", str(tmp_path / "odd")) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_control_characters_reach_neither_the_plots_nor_the_terminal(
+    sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = rewritten(sets / "mi8", tmp_path / "odd", variant="mi\x1b[31m\x07<b>/eps8")
+    assert run(sets, tmp_path / "out", "clean", str(odd)) == 0
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err
+    for path in (tmp_path / "out").glob("*.svg"):
+        ElementTree.parse(path)
 
 
 @pytest.mark.parametrize(
@@ -432,19 +376,6 @@ def test_the_plots_have_a_line_an_attack_from_clean_on_inside_their_frame(sets: 
     assert any(title.startswith("clean at 0: 83.3 [") for title in titles)
     labels = [str(t.text) for t in root.iter(f"{space}text")]
     assert {"0", "8", "64", "epsilon (L-infinity), levels of 255"} <= set(labels)
-
-
-def test_norms_have_plots_of_their_own_and_a_purified_clean_set_begins_its_line() -> None:
-    answers = {("a", "clean"): {n: n < 9 for n in range(10)}, ("a", "clean+ncis/2"): {n: n < 8 for n in range(10)}}
-    answers |= {("a", name): {n: n < 3 for n in range(10)} for name in ("mi/eps8+ncis/2", "mi/l2-3.0", "cw")}
-    found = study(answers)
-    assert [name for name, _ in transfer_plots.plots(found)] == ["accuracy-linf-a.svg", "accuracy-l2-a.svg"]
-    line = transfer_plots.marks(found, "mi+ncis/2", "linf", ["a"])
-    assert [(mark.epsilon, mark.accuracy.value) for mark in line] == [(0.0, 0.8), (8.0, 0.3)]
-    text = transfer_report.markdown(found, None)
-    order = [text.index(head) for head in ("## eps8\n", "## l2-3.0\n", "## Without a bound\n")]
-    assert order == sorted(order)
-    assert "clean+ncis/2" in text[order[2] :]
 
 
 def test_the_report_comes_from_the_result_files_alone_and_needs_no_torch(sets: Path, tmp_path: Path) -> None:

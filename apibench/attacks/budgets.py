@@ -93,7 +93,7 @@ class L2Ball(Budget):
         return self.project(x + unit(direction) * (self.step if length is None else length))
 
     def units(self, direction: Tensor) -> Tensor:
-        return _inverse(_norm(direction))
+        return inverse(_norm(direction))
 
     def project(self, x: Tensor) -> Tensor:
         """Scaled towards the clean image, then cut off at 0 and 1, which never leads further out.
@@ -103,7 +103,7 @@ class L2Ball(Budget):
         noise = x - self.clean
         norm = _norm(noise)
         # What is inside stays as it is: clean + (x - clean) is not x in the last bits.
-        inside = torch.where(norm > self.radius, self.clean + noise * (self.radius * _inverse(norm)), x)
+        inside = torch.where(norm > self.radius, self.clean + noise * (self.radius * inverse(norm)), x)
         return inside.clamp_(0.0, 1.0)
 
     def rounded(self, x: Tensor) -> Tensor:
@@ -164,7 +164,10 @@ def _norm(x: Tensor, over: tuple[int, ...] = (1, 2, 3)) -> Tensor:
     return norm
 
 
-def _inverse(x: Tensor) -> Tensor:
-    """1 / x, and 0 where x is 0 or not finite: dividing by it would give NaN."""
+def inverse(x: Tensor) -> Tensor:
+    """1 / x, and 0 where x is 0 or not finite: dividing by it would give NaN. Never more than 1 / the smallest normal number.
+
+    Where denormals are not flushed (on GPUs) the inverse of one would be infinite, and a zero times that NaN.
+    """
     usable = (x > 0) & x.isfinite()
     return torch.where(usable, 1.0 / x.clamp(min=torch.finfo(x.dtype).tiny), torch.zeros_like(x))

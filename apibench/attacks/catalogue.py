@@ -13,12 +13,24 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from apibench.errors import ApibenchError
 from apibench.parameters import Parameter, Value, read
 from apibench.plugins import Table
 
 GRADIENT, TRANSFORM, ENSEMBLE, LOSS = KINDS = ("gradient", "transform", "ensemble", "loss")
 LINF, L2 = NORMS = ("linf", "l2")
 UNTARGETED, LEAST_LIKELY, RANDOM, GIVEN = AIMS = ("untargeted", "least-likely", "random", "given")
+#: On what a transform acts, in the order in which transforms are put: the copy, how it is shown, or what comes back.
+ON_PIXELS, ON_VIEW, ON_GRADIENT = ACTS = ("pixels", "view", "gradient")
+#: The largest radius in L2. Black and white differ by 14,189 at 8192 x 8192 pixels, the most that is read.
+LARGEST_RADIUS = 10_000
+
+# What the factory of a part of a kind makes; a loss is any function.
+_MAKES = {
+    GRADIENT: "apibench.attacks.gradients:GradientRule",
+    TRANSFORM: "apibench.attacks.transforms:InputTransform",
+    ENSEMBLE: "apibench.attacks.ensembles:EnsembleRule",
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +43,8 @@ class Part:
     ``"module:attribute"`` it is imported on first use. ``cost`` is by how much it multiplies the gradients of a step: a
     number, or the name of the parameter that says it, or a function of the parameters' values. ``norms``: those it is defined
     for. ``only_with``: the gradient rules (of an ensemble rule that replaces the update itself) it is defined with.
-    ``targeted``: defined for targeted attacks only.
+    ``targeted``: defined for targeted attacks only. ``acts``: ``view`` or ``gradient``, of a transform that only chooses views or
+    only changes the gradient that comes back: it is put after those of ``pixels``, wherever it is named.
     """
 
     name: str
@@ -45,12 +58,15 @@ class Part:
     only_with: tuple[str, ...] = ()
     not_with: tuple[str, ...] = ()
     targeted: bool = False
+    acts: str = ON_PIXELS
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9]*", self.name):
             raise ValueError(f"{self.name!r}: a part's name is small letters and digits")
         if self.kind not in KINDS:
             raise ValueError(f"{self.name}: {self.kind} is no kind of part; there are {', '.join(KINDS)}")
+        if self.acts not in ACTS:
+            raise ValueError(f"{self.name}: a transform acts on {', '.join(ACTS)}, not on {self.acts}")
 
     @property
     def form(self) -> str:
@@ -64,7 +80,7 @@ class Part:
 
     def values(self, argument: str | None) -> tuple[Value, ...]:
         """The numbers after the colon; what is left out has its default. Raises ValueError."""
-        return tuple(read(self.parameters, argument))
+        return tuple(value + 0 for value in read(self.parameters, argument))  # -0.0 + 0 is 0.0: one number, one name
 
     def gradients(self, values: Sequence[Value]) -> int:
         """By how much it multiplies the network-gradients of a step."""
@@ -76,11 +92,24 @@ class Part:
         return int(values[names.index(self.cost)])
 
     def make(self, values: Sequence[Value]) -> Any:
-        factory = self.factory
-        if isinstance(factory, str):
-            module, _, attribute = factory.partition(":")
-            factory = getattr(import_module(module), attribute)
-        return factory(*values)
+        """Raises ApibenchError where the factory fails, or makes another thing than its kind is."""
+        try:
+            made = _attribute(self.factory)(*values) if isinstance(self.factory, str) else self.factory(*values)
+        except ApibenchError:
+            raise
+        except Exception as error:  # a plug-in's factory is somebody's code: it may fail in any way
+            raise ApibenchError(f"{self.name}: cannot be made ({type(error).__name__}: {error!s:.120})") from error
+        wanted = _MAKES.get(self.kind)
+        if not (callable(made) if wanted is None else isinstance(made, _attribute(wanted))):
+            what = "a function" if wanted is None else wanted.replace(":", ".")
+            raise ApibenchError(f"{self.name}: its factory made {made!r:.60}, which is not {what}")
+        return made
+
+
+def _attribute(where: str) -> Any:
+    """What ``"module:attribute"`` is."""
+    module, _, attribute = where.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 _MI = "Dong et al.: Boosting Adversarial Attacks with Momentum, CVPR 2018, arXiv 1710.06081"
@@ -160,6 +189,7 @@ PARTS = (
         "Xie et al.: Improving Transferability of Adversarial Examples with Input Diversity, CVPR 2019, arXiv 1803.06978",
         f"{_HERE}.transforms:InputDiversity",
         (Parameter("PROBABILITY", 0.9, 0.0, 1.0), Parameter("SMALLEST", 299 / 330, 0.05, 1.0)),
+        acts=ON_VIEW,
     ),
     Part(
         "ti",
@@ -169,6 +199,7 @@ PARTS = (
         "arXiv 1904.02884",
         f"{_HERE}.translation:TranslationInvariance",
         (Parameter("SIZE", 15, 1, 99, odd=True), Parameter("REACH", 3.0, 0.1, 10.0)),
+        acts=ON_GRADIENT,
     ),
     Part(
         "si",

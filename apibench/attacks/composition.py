@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from apibench.attacks.catalogue import ENSEMBLE, GRADIENT, KINDS, LOSS, TABLE, TRANSFORM, Part
+from apibench.attacks.catalogue import ACTS, ENSEMBLE, GRADIENT, KINDS, LOSS, TABLE, TRANSFORM, Part
 from apibench.errors import ApibenchError
 from apibench.parameters import Value, written
 
@@ -26,9 +26,11 @@ class Chosen:
 
     @property
     def text(self) -> str:
-        """As it is written, its numbers only where they are not the defaults."""
-        numbers = written(self.values)
-        return self.part.name if numbers == written(self.part.defaults) else f"{self.part.name}:{numbers}"
+        """As it is written: its numbers up to the last one that is not the default."""
+        values, defaults = self.values, self.part.defaults
+        while values and written(values[-1:]) == written(defaults[len(values) - 1 : len(values)]):
+            values = values[:-1]
+        return f"{self.part.name}:{written(values)}" if values else self.part.name
 
     @property
     def gradients(self) -> int:
@@ -40,7 +42,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Composition:
-    """The parts of an attack."""
+    """The parts of an attack. ``transforms``: those of pixels, as they were named, then of the view, then of the gradient."""
 
     gradient: Chosen
     transforms: tuple[Chosen, ...]
@@ -73,7 +75,7 @@ class Composition:
             if norm not in part.norms:
                 raise ValueError(f"{part.name} is not defined in {norm}, only in {' and '.join(part.norms)}")
             if part.targeted and not targeted:
-                raise ValueError(f"{part.name} is a loss of targeted attacks; give a target")
+                raise ValueError(f"{part.name} is a loss of targeted attacks; give an aim")
             others = [other.part.name for other in self]
             for name in part.not_with:
                 if name in others:
@@ -116,4 +118,6 @@ def _composed(parts: Iterable[Chosen]) -> Composition:
             raise ValueError(f"{' and '.join(names)}: an attack has one part of the kind {kind}")
         if not names:
             found[kind] = [_chosen(default)]
+    # What acts on pixels comes first, whichever was named first: so the draws are the same too, and the images.
+    found[TRANSFORM].sort(key=lambda chosen: ACTS.index(chosen.part.acts))
     return Composition(found[GRADIENT][0], tuple(found[TRANSFORM]), found[ENSEMBLE][0], found[LOSS][0])

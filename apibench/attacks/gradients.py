@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from apibench._torch import torch
-from apibench.attacks.budgets import Budget
+from apibench.attacks.budgets import Budget, inverse
 from apibench.draws import Draws
 
 Tensor = torch.Tensor
@@ -38,7 +38,8 @@ class Momentum(GradientRule):
     """MI-FGSM: accumulate L1-normalised gradients with decay ``mu`` (Dong et al., CVPR 2018, arXiv 1710.06081).
 
     The norm is each image's own, so that no image depends on its batch; Dong's mean absolute value differs from it by a
-    factor that the sign removes. A gradient of zero adds nothing (dividing by its norm would give NaN).
+    factor that the sign removes. A gradient of zero adds nothing (dividing by its norm would give NaN), and one that is fainter
+    than a normal number of its type adds less than the others.
     """
 
     def __init__(self, mu: float = 1.0) -> None:
@@ -54,11 +55,9 @@ class Momentum(GradientRule):
         if not norm.isfinite().all():
             # A gradient that is not finite says nothing about where to go either: that image's counts as zero.
             gradient = torch.where(norm.isfinite(), gradient, torch.zeros_like(gradient))
-        usable = (norm > 0) & norm.isfinite()
-        scale = torch.where(usable, 1.0 / norm, torch.zeros_like(norm))
         if self.sum is None:
             self.sum = torch.zeros_like(gradient)
-        self.sum.mul_(self.mu).addcmul_(gradient, scale)
+        self.sum.mul_(self.mu).addcmul_(gradient, inverse(norm))
         return self.sum
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 from apibench._torch import torch
 from apibench.attacks import composition
 from apibench.attacks.budgets import ball
-from apibench.attacks.catalogue import AIMS, LINF, NORMS, UNTARGETED
+from apibench.attacks.catalogue import AIMS, LARGEST_RADIUS, LINF, NORMS, UNTARGETED
 from apibench.attacks.ensembles import EnsembleRule
 from apibench.attacks.gradients import GradientRule
 from apibench.attacks.objective import Objective
@@ -52,8 +51,10 @@ class AttackSettings:
         object.__setattr__(self, "name", parts.name)
         if self.norm == LINF and not (1 <= self.epsilon <= LEVELS and self.epsilon == int(self.epsilon)):
             raise ValueError(f"epsilon must be a whole number from 1 to {LEVELS} levels, got {self.epsilon}")
-        if self.norm != LINF and not 0 < self.epsilon < math.inf:
-            raise ValueError(f"epsilon must be above 0, got {self.epsilon}")
+        if self.norm != LINF and not 0 < self.epsilon <= LARGEST_RADIUS:
+            raise ValueError(
+                f"epsilon must be a radius above 0 and at most {LARGEST_RADIUS}, for pixels in [0, 1], got {self.epsilon}"
+            )
         object.__setattr__(self, "epsilon", int(self.epsilon) if self.norm == LINF else float(self.epsilon))
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")

@@ -96,6 +96,8 @@ def generate(
     failed: dict[str, str] = {}
     if todo:
         attacker = Attacker(images, records, settings, load_all(surrogates, device), given, device)
+        if given:
+            attacker.check_given(todo)
         about = machine(device)
         for record in Progress(todo, f"attack {settings.variant}", unit="image"):
             try:
@@ -162,19 +164,15 @@ class Attacker:
         self.device = device
         self._ensemble = Surrogates(surrogates)
         self._given = given
+        self._images = images
         self._others = OtherImages(images, records)
 
     def attack(self, record: ImageRecord, clean: Pixels) -> Adversarial:
         """``clean``: the pixels of ``record``, (H, W, 3)."""
         settings = self.settings
         before = self._logits(clean)
-        # The image's class: the given one, else the ensemble's own clean prediction.
-        label, label_source = record.label, record.label_source or "given"
-        if label is None:
-            label, label_source = int(before.argmax()), "predicted"
-        towards = None
-        if settings.targeted:
-            towards = target(settings.target, record, label, before, settings.seed, self._given)
+        label, towards = self._aim(record, before)
+        label_source = "predicted" if record.label is None else record.label_source or "given"
         found = attack(
             to_tensor(clean).to(self.device),
             torch.tensor([label if towards is None else towards], device=self.device),
@@ -190,6 +188,22 @@ class Attacker:
         if towards is not None:
             extra |= {"target": towards, **_losses("target_", before, after, towards)}
         return Adversarial(adversarial, label, label_source, extra)
+
+    def check_given(self, records: Sequence[ImageRecord]) -> None:
+        """Before the first image is made: another file of targets is another recipe. Raises ApibenchError, see :func:`target`."""
+        for record in Progress(records, "check targets", unit="image"):
+            try:
+                clean = self._images.read_pixels(record)
+            except ApibenchError:
+                continue  # it is reported when its own turn comes
+            self._aim(record, self._logits(clean))
+
+    def _aim(self, record: ImageRecord, logits: torch.Tensor) -> tuple[int, int | None]:
+        """The image's class, the given one, else the ensemble's own clean prediction; and the one to move towards, if any."""
+        label = int(logits.argmax()) if record.label is None else record.label
+        if not self.settings.targeted:
+            return label, None
+        return label, target(self.settings.target, record, label, logits, self.settings.seed, self._given)
 
     def _logits(self, pixels: Pixels) -> torch.Tensor:
         """(classes,) on the CPU: the mean of the surrogates'."""

@@ -38,6 +38,7 @@ def read_targets(path: Path, records: Sequence[ImageRecord]) -> dict[str, int]:
 def target(aim: str, record: ImageRecord, label: int, logits: torch.Tensor, seed: int, given: Mapping[str, int]) -> int:
     """The class to move an image of class ``label`` towards. ``logits``: (classes,) of the ensemble on the clean image.
 
+    Raises ApibenchError where the ``given`` class is the image's own, or not one of the ensemble's.
     ``random`` has a generator of its own, by the seed and the image's identity: the attack's draws are those of any other aim.
     """
     classes = len(logits)
@@ -50,4 +51,8 @@ def target(aim: str, record: ImageRecord, label: int, logits: torch.Tensor, seed
         return drawn + (drawn >= label)
     if given[record.id] >= classes:
         raise ApibenchError(f"{record.id}: target {given[record.id]}: the surrogates have {classes} classes")
+    if given[record.id] == label:
+        raise ApibenchError(
+            f"{record.id}: its target, {label}, is the class that the surrogates see in it; give another"
+        )
     return given[record.id]

@@ -12,7 +12,8 @@ from apibench.attacks.composition import DEFAULTS
 
 COMBINING = f"""
 An attack is its parts joined by hyphens, in any order: one gradient rule ({DEFAULTS[GRADIENT]}, if none is named), any number
-of transforms, applied in the order they are named, one ensemble rule ({DEFAULTS[ENSEMBLE]}) and one loss ({DEFAULTS[LOSS]}).
+of transforms, applied in the order they are named (di and ti come last wherever they stand: it makes no difference), one
+ensemble rule ({DEFAULTS[ENSEMBLE]}) and one loss ({DEFAULTS[LOSS]}).
 Numbers follow a colon: vmi:5-di:0.7; those left out have their defaults. Gradients a step are of each surrogate, here with
 the default numbers; those of an attack are the product of its parts'. Everything goes together, but for:
 """

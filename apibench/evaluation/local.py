@@ -19,7 +19,7 @@ from apibench.errors import ApibenchError
 from apibench.evaluation import attacked
 from apibench.evaluation.attacked import OnOne, Planned
 from apibench.evaluation.cells import CLEAN, RUN
-from apibench.evaluation.measure import Classifiers, Failed, Unit, describe, labelled, measure, missing
+from apibench.evaluation.measure import Classifiers, Failed, Unit, describe, labelled, measure, missing, unmeasured
 from apibench.evaluation.protocol import Defence, Protocol
 from apibench.imageset import ImageSet, write_atomically
 from apibench.purifiers.chain import Chain
@@ -157,7 +157,7 @@ def evaluate(evaluation: Evaluation, say: Say, *, shard: Shard | None = None) ->
         say("other shards have images left to make; when they are done, run this again")
         return result
     _measure(units[part.index - 1 :: part.count], out, evaluation.classifiers, say, result)
-    result.waiting = part.count > 1 and any(missing(unit, out) for unit in units)
+    result.waiting = part.count > 1 and any(unmeasured(unit, out) for unit in units)
     if result.waiting:
         say(
             "other shards have sets left to measure; when they are done, 'apibench evaluate --report-only' makes the tables"

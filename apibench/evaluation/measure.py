@@ -6,6 +6,7 @@ all classifiers. What is known is written down image by image, so that a unit th
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from apibench import classifiers as library
+from apibench import text
 from apibench._torch import torch
 from apibench.environment import machine
 from apibench.errors import ApibenchError
@@ -100,9 +102,17 @@ def describe(purifier: Purifier) -> dict[str, Any]:
 
 
 def missing(unit: Unit, out: Path) -> list[Key]:
-    """The cells of a unit that are still to be measured. Raises ApibenchError where one was measured by other settings."""
+    """The cells of a unit to measure: those that are not there, and those that lack an image, which may be back.
+
+    Raises ApibenchError where one was measured by other settings.
+    """
     found = ((key, cells.present(out / "cells", key, unit.settings, unit.family)) for key in unit.cells())
     return [key for key, cell in found if cell is None or cell.failed]
+
+
+def unmeasured(unit: Unit, out: Path) -> bool:
+    """Whether a cell of a unit is not there at all. One that lacks what cannot be read is as good as done."""
+    return any(cells.present(out / "cells", key, unit.settings, unit.family) is None for key in unit.cells())
 
 
 def measure(unit: Unit, out: Path, classifiers: Classifiers) -> Failed:
@@ -185,13 +195,16 @@ def _label(record: ImageRecord) -> int:
 
 
 def _title(unit: Unit) -> str:
-    return f"{'aware ' if unit.aware else ''}{unit.attack} | {unit.name}"[:60]
+    return text.plain(f"{'aware ' if unit.aware else ''}{unit.attack} | {unit.name}")[:60]
 
 
 def _unit_slug(unit: Unit) -> str:
-    # Not by classifiers and passes: one that is added to the recipe meanwhile finds what is already known.
+    # By all that decides the answers: sets of the same folder's name, or of one attack, must not share their progress. Not by
+    # classifiers and passes: one that is added to the recipe meanwhile finds what is already known.
     knows = "aware" if unit.aware else "blind"
-    return f"{cells.slug(unit.images.folder.name)}--{cells.slug(unit.name)}--{knows}"
+    decides = json.dumps([unit.attack, unit.name, unit.settings], sort_keys=True)
+    digest = hashlib.sha256(decides.encode()).hexdigest()[:12]
+    return f"{cells.slug(unit.attack)}--{cells.slug(unit.name)}--{knows}-{digest}"
 
 
 @dataclass

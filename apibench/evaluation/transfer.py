@@ -13,12 +13,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
+from apibench import text
 from apibench.attacks.stage import Shard
 from apibench.errors import ApibenchError
 from apibench.evaluation.cells import CLEAN
-from apibench.evaluation.measure import Classifiers, Unit, labelled, measure, missing
+from apibench.evaluation.measure import Classifiers, Unit, labelled, measure, missing, unmeasured
 from apibench.evaluation.transfer_rates import Variant, check_reference
 from apibench.evaluation.transfer_report import TRANSFER
+from apibench.evaluation.transfer_sets import open_sets
 from apibench.imageset import ImageRecord, ImageSet, write_atomically
 
 Say = Callable[[str], None]
@@ -49,48 +51,29 @@ def evaluate(
     identities in ``source``, and their labels hold for everything made from them. ``reference``: the attack that the others of
     its bound are compared with (None: the strongest). Of several processes, each measures its ``shard`` of the sets.
 
-    Raises ApibenchError where a set cannot be read, stands for a variant that is there already, or lacks its clean images.
+    An image that cannot be read is left out and a problem; the next run tries it again. Raises ApibenchError where a set cannot
+    be read, is given twice, or lacks its clean images.
     """
     classifiers = Classifiers(targets, device)
-    given, photographs = _open(sets, clean)
+    given, photographs = open_sets(sets, clean)
     check_reference([Variant.parse(name) for name in given], reference)
     result, part = Transferred(), shard or Shard()
     units = _units(given, photographs, classifiers.names, result)
     _write_run(out, units, given, reference)
-    for number, unit in enumerate(units, start=1):
-        if (number - 1) % part.count != part.index - 1 or not missing(unit, out):
-            continue
-        result.problems += [reason for _, reason in measure(unit, out, classifiers)]
-        say(f"measure: {number}/{len(units)}: {unit.attack}")
-    result.waiting = part.count > 1 and any(missing(unit, out) for unit in units)
+    mine = [number for number in range(len(units)) if number % part.count == part.index - 1]
+    for number in mine:
+        unit = units[number]
+        if missing(unit, out):
+            result.problems += [reason for _, reason in measure(unit, out, classifiers)]
+            say(f"measure: {number + 1}/{len(units)}: {text.plain(unit.attack)}")
+    result.waiting = part.count > 1 and any(unmeasured(unit, out) for unit in units)
     if result.waiting:
         say("other shards have sets left to measure; when they are done, run this again for the tables")
+        return result
+    # A table that lacks images of another shard's sets has a problem too.
+    lacking = [unit for number, unit in enumerate(units) if number not in mine and missing(unit, out)]
+    result.problems += [f"{unit.images.folder}: some of its images could not be read" for unit in lacking]
     return result
-
-
-def _open(sets: Sequence[Path], clean: Path | None) -> tuple[dict[str, ImageSet], ImageSet]:
-    """The adversarial sets by variant, and the clean one."""
-    found: dict[str, ImageSet] = {}
-    for folder in [*sets, *([clean] if clean else [])]:
-        images = ImageSet.load(folder)
-        variants = {record.variant for record in images.records}
-        if len(variants) > 1:
-            raise ApibenchError(f"{folder}: holds images of several variants: {', '.join(sorted(variants)[:4])}")
-        variant = variants.pop()
-        if folder == clean and variant != CLEAN:
-            raise ApibenchError(f"{folder}: is not a clean image set ({variant}); leave --clean out, or name another")
-        if variant in found:
-            raise ApibenchError(f"{variant}: the same variant twice, in {found[variant].folder} and in {folder}")
-        found[variant] = images
-    photographs = found.pop(CLEAN, None)
-    if not found:
-        raise ApibenchError(f"{sets[0]}: is the clean set; name the adversarial sets that were made from it too")
-    if photographs is None:
-        first = next(iter(found.values()))
-        raise ApibenchError(
-            f"{first.folder}: its clean images are in none of the sets; name their set with --clean SET"
-        )
-    return found, photographs
 
 
 def _units(
@@ -133,6 +116,7 @@ def _write_run(out: Path, units: Sequence[Unit], given: Mapping[str, ImageSet], 
     content = {
         "reference": reference,
         "gradients": {variant: _gradients(images.records) for variant, images in given.items()},
+        "targets": {variant: _targets(variant, given) for variant in given},
         "cells": sorted(key.file for unit in units for key in unit.cells()),
     }
     write_atomically(out / TRANSFER, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
@@ -140,6 +124,16 @@ def _write_run(out: Path, units: Sequence[Unit], given: Mapping[str, ImageSet], 
 
 def _gradients(records: Sequence[ImageRecord]) -> float | None:
     """Network-gradients an image, on average; None where the manifest does not say."""
-    counted = [record.extra.get("gradients") for record in records]
-    known = [count for count in counted if isinstance(count, int | float) and not isinstance(count, bool)]
-    return round(fmean(known), 3) if len(known) == len(counted) else None
+    known = [record.extra["gradients"] for record in records if record.extra.get("gradients") is not None]
+    return round(fmean(known), 3) if len(known) == len(records) else None
+
+
+def _targets(variant: str, given: Mapping[str, ImageSet]) -> dict[str, int]:
+    """The classes that images were moved towards, by the clean images' identities; empty for a set without an aim.
+
+    Purified images were moved to where those before the purifier were; of these they may have kept no word.
+    """
+    one = Variant.parse(variant)
+    unpurified = given.get(variant.removesuffix(f"+{one.purified}"))
+    records = [*(unpurified.records if unpurified else ()), *given[variant].records] if one.aim else []
+    return {record.source: record.extra["target"] for record in records if record.extra.get("target") is not None}

@@ -6,6 +6,7 @@ import html
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from apibench import text
 from apibench.evaluation.cells import CLEAN, display, slug
 from apibench.evaluation.comparison import Accuracy
 from apibench.evaluation.plots import (
@@ -89,21 +90,26 @@ def svg(lines: Mapping[str, Sequence[Mark]], title: str, subtitle: str, axis: st
         (n for n in lines if lines[n]), key=lambda n: (-lines[n][-1].epsilon, lines[n][-1].accuracy.value, n)
     )
     body = [*_frame(ticks, widest, y, axis)]
-    body.append(f'<text class="ink title" x="{LEFT}" y="28">{html.escape(title)}</text>')
-    body.append(f'<text class="faint" x="{LEFT}" y="48">{html.escape(shortened(subtitle, 110))}</text>')
+    body.append(f'<text class="ink title" x="{LEFT}" y="28">{_safe(title)}</text>')
+    body.append(f'<text class="faint" x="{LEFT}" y="48">{_safe(shortened(subtitle, 110))}</text>')
     for name in reversed(ranked):
         body += _line(name, lines[name], styles[name], widest, y)
     for row, name in enumerate(ranked):
         colour, marker = styles[name]
         at = TOP + 8 + ROW * row
         body.append(f'<g fill="{colour}" stroke="{colour}">{marker_svg(marker, RIGHT + 28, at, 5)}</g>')
-        body.append(f'<text class="ink" x="{RIGHT + 44}" y="{at + 4.5}">{html.escape(shortened(name))}</text>')
+        body.append(f'<text class="ink" x="{RIGHT + 44}" y="{at + 4.5}">{_safe(shortened(name))}</text>')
     height = plot_height(ranked)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
-        f'role="img" aria-label="{html.escape(f"{title}: {subtitle}")}">\n<style>{STYLE}</style>\n'
+        f'role="img" aria-label="{_safe(f"{title}: {subtitle}")}">\n<style>{STYLE}</style>\n'
         f'<rect class="paper" width="{WIDTH}" height="{height}"/>\n' + "\n".join(body) + "\n</svg>\n"
     )
+
+
+def _safe(name: str) -> str:
+    """Text of a manifest as XML can hold it: escaping alone leaves control characters, which no XML may have."""
+    return html.escape(text.plain(name))
 
 
 def _x(epsilon: float, widest: float) -> float:
@@ -130,7 +136,7 @@ def _frame(ticks: Iterable[float], widest: float, y: Axis, title: str) -> list[s
     return [
         *parts,
         f'<path class="axis" fill="none" d="M{LEFT} {TOP}V{BOTTOM}H{RIGHT}"/>',
-        f'<text class="ink" x="{(LEFT + RIGHT) / 2}" y="{BOTTOM + 46}" text-anchor="middle">{html.escape(title)}</text>',
+        f'<text class="ink" x="{(LEFT + RIGHT) / 2}" y="{BOTTOM + 46}" text-anchor="middle">{_safe(title)}</text>',
         f'<text class="ink" transform="translate(26 {middle}) rotate(-90)" text-anchor="middle">accuracy, %</text>',
     ]
 
@@ -139,7 +145,7 @@ def _line(name: str, found: Sequence[Mark], style: tuple[str, str], widest: floa
     colour, marker = style
     at = [(_x(mark.epsilon, widest), _y(mark.accuracy.value, y)) for mark in found]
     path = " ".join(f"{a:.1f},{b:.1f}" for a, b in at)
-    parts = [f'<g data-attack="{html.escape(name)}" fill="{colour}" stroke="{colour}">']
+    parts = [f'<g data-attack="{_safe(name)}" fill="{colour}" stroke="{colour}">']
     parts.append(f'<polyline fill="none" stroke-width="1.8" points="{path}"/>')
     for mark, (a, b) in zip(found, at, strict=True):
         low, high = (_y(end, y) for end in (mark.accuracy.interval.low, mark.accuracy.interval.high))
@@ -152,4 +158,4 @@ def _said(name: str, mark: Mark) -> str:
     share, interval = mark.accuracy.value, mark.accuracy.interval
     ends = f"[{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
     what = name if mark.epsilon else "clean"
-    return html.escape(f"{what} at {mark.epsilon:g}: {100 * share:.1f} {ends}")
+    return _safe(f"{what} at {mark.epsilon:g}: {100 * share:.1f} {ends}")

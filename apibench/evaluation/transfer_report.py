@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ TRANSFER = "transfer.json"  # beside the folder of cells: which of them belong t
 WHITE_BOX = "white-box"
 DEFINITIONS = (
     "Accuracy: the share of images whose class is right, in per cent. Attack success: of the images that the classifier has "
-    "right when clean, the share that it has wrong under attack; the numbers of images are in parentheses. Intervals are 95 %: "
+    "right when clean, the share that it has wrong under attack; the numbers of images are in parentheses. Target hit, of "
+    "attacks with an aim: of the same images, the share for which the class that was aimed at is answered. Intervals are 95 %: "
     "Wilson's for one classifier, a bootstrap over images (10,000, fixed seed) for the mean over classifiers; where all images "
     "are alike it has nothing to vary, and as many as Wilson's upper limit of 0 of *n* are taken to be as far off as can be. "
     "The mean of successes is that of the classifiers' rates, its numbers are sums. Gradients: of one network, an image. The "
-    "strongest attack comes first; a purified set is a row of its own."
+    "strongest attack, by its success, comes first among those of its aim; a purified set is a row of its own."
 )
 COMPARED = (
     "Attack success less that of *{}*, in points, paired over the images right when clean that both attacks have, with its 95 % "
@@ -53,11 +54,12 @@ def write(out: Path) -> Written:
     try:
         run = json.loads((out / TRANSFER).read_text(encoding="utf-8"))
         reference, gradients, wanted = run["reference"], dict(run["gradients"]), list(run["cells"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        targets = {variant: dict(of_source) for variant, of_source in run["targets"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ApibenchError(
             f"{out / TRANSFER}: not readable; run 'apibench evaluate SET...' on this folder again"
         ) from error
-    study = Study(cells.read_all(out / "cells", wanted), gradients, reference)
+    study = Study(cells.read_all(out / "cells", wanted), gradients, reference, targets)
     drawn = []
     for name, svg in transfer_plots.plots(study):
         write_atomically(out / name, svg.encode())
@@ -72,18 +74,21 @@ def write(out: Path) -> Written:
 
 def main_table(study: Study) -> str:
     """A row a set, over the held-out classifiers, and over all where there is but one."""
-    head = ["bound", "attack", "gradients", "n", "accuracy, %", "attack success, %", ""]
-    body = [["", CLEAN, "–", _n(study.clean(study.held_out)), _accuracy(study.clean(study.held_out)), "–", ""]]
+    head = ["bound", "attack", "gradients", "n", "accuracy, %", "attack success, %", "target hit, %", WHITE_BOX]
+    clean = study.clean(study.held_out)
+    body = [["", CLEAN, "–", _n(clean), _accuracy(clean), "–", "–", ""]]
     for bound in _bounds(study.variants):
         for variant in study.ranked(v for v in study.variants if v.bound == bound):
             accuracy = study.accuracy(variant, study.held_out)
             numbers = [_n(accuracy), _accuracy(accuracy), _success(study.success(variant, study.held_out))]
+            numbers.append(_success(study.target_hit(variant, study.held_out)))
             warning = WHITE_BOX if study.white_box(variant, *study.held_out) else ""
             names = [text.markdown(bound or "–"), text.markdown(variant.label), _gradients(study, variant)]
             body.append([*names, *numbers, warning])
-    if not any(row[-1] for row in body):
-        head, body = head[:-1], [row[:-1] for row in body]
-    return text.table(head, body, right=(2, 3))
+    # Columns that say nothing of any set are left out.
+    kept = [place for place, name in enumerate(head) if place < 6 or any(row[place] not in ("", "–") for row in body)]
+    named = ["" if head[place] == WHITE_BOX else head[place] for place in kept]
+    return text.table(named, [[row[place] for place in kept] for row in body], right=(2, 3))
 
 
 def markdown(study: Study, reference: str | None) -> str:
@@ -95,7 +100,10 @@ def markdown(study: Study, reference: str | None) -> str:
     for bound in _bounds(study.variants):
         variants = study.ranked(v for v in study.variants if v.bound == bound)
         parts.append(f"## {text.markdown(bound) if bound else 'Without a bound'}")
-        parts += ["### Accuracy", _accuracies(study, variants), "### Attack success", _successes(study, variants)]
+        parts += ["### Accuracy", _accuracies(study, variants), "### Attack success"]
+        parts.append(_successes(study, variants, study.success))
+        aimed = [variant for variant in variants if study.target_hit(variant, study.held_out)]
+        parts += ["### Target hit", _successes(study, aimed, study.target_hit)] if aimed else []
         parts += _compared(study, variants, reference)
     return "\n\n".join(parts) + "\n"
 
@@ -109,6 +117,7 @@ def rows(study: Study) -> tuple[list[str], list[list[object]]]:
         for part in ("accuracy", "accuracy_n", "accuracy_low", "accuracy_high")
     ]
     head += ["fooled", "right_when_clean", "success", "success_low", "success_high"]
+    head += ["aim", "target_hits", "target_hit_n", "target_hit", "target_hit_low", "target_hit_high"]
     head += ["reference", "difference", "difference_n", "difference_low", "difference_high", "mcnemar_p"]
     body: list[list[object]] = []
     for variant in study.variants:
@@ -132,12 +141,12 @@ def rows(study: Study) -> tuple[list[str], list[list[object]]]:
                     if accuracy is None
                     else [_share(accuracy.value), accuracy.n, *_ends(accuracy.interval)]
                 )
-            success, versus = study.success(variant, members), study.versus(variant, members)
-            where += (
-                ["", 0, "", "", ""]
-                if success is None
-                else [success.fooled, success.n, _share(success.value), *_ends(success.interval)]
+            success, hit, versus = (
+                study.success(variant, members),
+                study.target_hit(variant, members),
+                study.versus(variant, members),
             )
+            where += [*_counted(success), variant.aim, *(_counted(hit) if variant.aim else [""] * 5)]
             where += (
                 [""] * 6
                 if versus is None
@@ -151,6 +160,12 @@ def rows(study: Study) -> tuple[list[str], list[list[object]]]:
             )
             body.append(where)
     return head, body
+
+
+def _counted(success: Success | None) -> list[object]:
+    if success is None:
+        return ["", 0, "", "", ""]
+    return [success.fooled, success.n, _share(success.value), *_ends(success.interval)]
 
 
 def _groups(study: Study) -> list[tuple[str, list[str]]]:
@@ -167,10 +182,12 @@ def _warnings(study: Study) -> list[str]:
     lines = []
     for name in study.classifiers:
         seen = [variant.name for variant in study.variants if study.white_box(variant, name)]
+        sure = any(study.surrogate(variant, name) for variant in study.variants)
         if seen:
             which = "every set" if len(seen) == len(study.variants) else text.markdown(", ".join(seen))
             lines.append(
-                f"- **{WHITE_BOX}**: {text.markdown(display(name))} is a surrogate of {which}; its numbers there say nothing of "
+                f"- **{WHITE_BOX}**: {text.markdown(display(name))} {'is' if sure else 'may be the same network as'} a surrogate "
+                f"of {which}; its numbers there say nothing of "
                 "transfer" + ("." if name in study.held_out else ", and no mean has it in.")
             )
     for attack, failed in study.unreadable.items():
@@ -198,11 +215,13 @@ def _accuracies(study: Study, variants: Sequence[Variant]) -> str:
     return text.table(_head(study, "attack", "gradients", "n"), body, right=(1, 2))
 
 
-def _successes(study: Study, variants: Sequence[Variant]) -> str:
+def _successes(
+    study: Study, variants: Sequence[Variant], share: Callable[[Variant, Sequence[str]], Success | None]
+) -> str:
     body = [
         [
             text.markdown(variant.label),
-            *(_success(study.success(variant, m)) + _flag(study, variant, m) for _, m in _groups(study)),
+            *(_success(share(variant, m)) + _flag(study, variant, m) for _, m in _groups(study)),
         ]
         for variant in variants
     ]
@@ -210,7 +229,7 @@ def _successes(study: Study, variants: Sequence[Variant]) -> str:
 
 
 def _compared(study: Study, variants: Sequence[Variant], named: str | None) -> list[str]:
-    """A table for each reference of a bound: its own images, and those behind each purifier."""
+    """A table for each reference of a bound: of its own images and those behind each purifier, of each aim."""
     parts: list[str] = []
     for reference in dict.fromkeys(found for v in variants if (found := study.reference(v)) is not None):
         chosen = "" if named else ", nor for the reference being the strongest on these very images"
