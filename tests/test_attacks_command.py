@@ -52,7 +52,7 @@ def test_a_third_partys_part_is_listed_too(capsys: Streams) -> None:
 def test_for_people_it_says_how_parts_combine_and_which_do_not(capsys: Streams) -> None:
     assert run_command(cli, ["attacks"]) == 0
     said = capsys.readouterr().out
-    assert "| `di[:PROBABILITY,SMALLEST]` | transform" in " ".join(said.split())
+    assert "| `di[:PROBABILITY,SMALLEST]` | `0.9,0.906060606061` | transform" in " ".join(said.split())
     assert "joined by hyphens" in said
     assert "di and ti come last wherever they stand" in said
     assert "- logit: not with probs; targeted attacks only" in said

@@ -9,12 +9,14 @@ import click
 from apibench import text
 from apibench.attacks.catalogue import ENSEMBLE, GRADIENT, LOSS, TRANSFORM, Part, describe
 from apibench.attacks.composition import DEFAULTS
+from apibench.parameters import written
 
 COMBINING = f"""
 An attack is its parts joined by hyphens, in any order: one gradient rule ({DEFAULTS[GRADIENT]}, if none is named), any number
 of transforms, applied in the order they are named (di and ti come last wherever they stand: it makes no difference), one
 ensemble rule ({DEFAULTS[ENSEMBLE]}) and one loss ({DEFAULTS[LOSS]}).
-Numbers follow a colon: vmi:5-di:0.7; those left out have their defaults. Gradients a step are of each surrogate, here with
+Numbers follow a colon: vmi:5-di:0.7; those left out have their defaults (ssa's noise is 16 levels, its paper's epsilon: at
+epsilon 8 write ssa:20,8). Gradients a step are of each surrogate, here with
 the default numbers; those of an attack are the product of its parts'. Everything goes together, but for:
 """
 _TITLES = {GRADIENT: "gradient rule", TRANSFORM: "transform", ENSEMBLE: "ensemble rule", LOSS: "loss"}
@@ -35,6 +37,7 @@ def attacks(as_json: bool) -> None:
     cells = [
         (
             f"`{text.plain(part.form)}`",
+            f"`{written(part.defaults)}`" if part.defaults else "",
             _TITLES[part.kind],
             str(part.gradients(part.defaults)),
             " ".join(part.norms),
@@ -43,8 +46,8 @@ def attacks(as_json: bool) -> None:
         )
         for part in parts
     ]
-    head = ("part", "kind", "gradients a step", "norms", "what it does", "paper")
-    click.echo(text.table(head, cells, right=(2,)))
+    head = ("part", "defaults", "kind", "gradients a step", "norms", "what it does", "paper")
+    click.echo(text.table(head, cells, right=(3,)))
     click.echo(COMBINING)
     click.echo("\n".join(_exceptions(parts)))
 
