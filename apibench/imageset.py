@@ -92,6 +92,8 @@ def _check_fields(data: Mapping[str, Any]) -> None:
         raise ValueError(f"label is not a class index: {label!r}")
     if not isinstance(data["variant"], str) or not isinstance(data.get("settings", {}), dict):
         raise ValueError("variant is not text, or settings are not an object")
+    if not isinstance(data.get("extra", {}), dict):
+        raise ValueError("extra is not an object")
 
 
 def pixels_sha256(pixels: Pixels) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from apibench.evaluation.cells import NONE
@@ -91,7 +91,9 @@ def frontier_svg(
     everyone = sorted({*families, *among} - {NONE}, key=lambda name: (name != first, name))
     styles = {name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(everyone)}
     names = [name for name in everyone if name in families]
-    body = [*_frame(x, y), *_heading(title, subtitle)]
+    along, up = percents(x, lambda share: across(share, x)), percents(y, lambda share: upwards(share, y))
+    titles = ("standard accuracy, %", "robust accuracy, %")
+    body = [*frame(along, up, titles), *_heading(title, subtitle)]
     for name in reversed(names):
         body += _family(name, families[name], styles[name], x, y, thick=name == first)
     body += [
@@ -133,11 +135,21 @@ def fitted_axis(values: Sequence[float]) -> Axis:
 
 
 def _x(point: Point, axis: Axis) -> float:
-    return LEFT + axis.share(point.standard) * (RIGHT - LEFT)
+    return across(point.standard, axis)
 
 
 def _y(point: Point, axis: Axis) -> float:
-    return BOTTOM - axis.share(point.robust) * (BOTTOM - TOP)
+    return upwards(point.robust, axis)
+
+
+def across(share: float, axis: Axis) -> float:
+    """Where a share is along the plot."""
+    return LEFT + axis.share(share) * (RIGHT - LEFT)
+
+
+def upwards(share: float, axis: Axis) -> float:
+    """Where a share is up the plot."""
+    return BOTTOM - axis.share(share) * (BOTTOM - TOP)
 
 
 def plot_height(names: Sequence[str]) -> int:
@@ -151,25 +163,28 @@ def _heading(title: str, subtitle: str) -> list[str]:
     ]
 
 
-def _frame(x: Axis, y: Axis) -> list[str]:
+def frame(x: Iterable[tuple[float, str]], y: Iterable[tuple[float, str]], titles: tuple[str, str]) -> list[str]:
+    """The axes and their grid: where each tick is and what it says, along and up; and the titles of both, escaped."""
     lines = []
-    for tick in x.ticks():
-        at = LEFT + x.share(tick) * (RIGHT - LEFT)
+    for at, said in x:
         lines.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{BOTTOM}"/>')
-        lines.append(f'<text class="faint" x="{at:.1f}" y="{BOTTOM + 20}" text-anchor="middle">{100 * tick:.0f}</text>')
-    for tick in y.ticks():
-        at = BOTTOM - y.share(tick) * (BOTTOM - TOP)
+        lines.append(f'<text class="faint" x="{at:.1f}" y="{BOTTOM + 20}" text-anchor="middle">{said}</text>')
+    for at, said in y:
         lines.append(f'<line class="grid" x1="{LEFT}" x2="{RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        lines.append(
-            f'<text class="faint" x="{LEFT - 10}" y="{at + 4.5:.1f}" text-anchor="end">{100 * tick:.0f}</text>'
-        )
+        lines.append(f'<text class="faint" x="{LEFT - 10}" y="{at + 4.5:.1f}" text-anchor="end">{said}</text>')
     middle = (TOP + BOTTOM) / 2
+    along, up = titles
     return [
         *lines,
         f'<path class="axis" fill="none" d="M{LEFT} {TOP}V{BOTTOM}H{RIGHT}"/>',
-        f'<text class="ink" x="{(LEFT + RIGHT) / 2}" y="{BOTTOM + 46}" text-anchor="middle">standard accuracy, %</text>',
-        f'<text class="ink" transform="translate(26 {middle}) rotate(-90)" text-anchor="middle">robust accuracy, %</text>',
+        f'<text class="ink" x="{(LEFT + RIGHT) / 2}" y="{BOTTOM + 46}" text-anchor="middle">{along}</text>',
+        f'<text class="ink" transform="translate(26 {middle}) rotate(-90)" text-anchor="middle">{up}</text>',
     ]
+
+
+def percents(axis: Axis, place: Callable[[float], float]) -> list[tuple[float, str]]:
+    """The ticks of an axis of shares, in per cent; ``place``: where a share is."""
+    return [(place(tick), f"{100 * tick:.0f}") for tick in axis.ticks()]
 
 
 def _family(

@@ -116,7 +116,7 @@ def _write_run(out: Path, units: Sequence[Unit], given: Mapping[str, ImageSet], 
     content = {
         "reference": reference,
         "gradients": {variant: _gradients(images.records) for variant, images in given.items()},
-        "targets": {variant: _targets(variant, given) for variant in given},
+        "targets": {variant: _targets(variant, images.records) for variant, images in given.items()},
         "cells": sorted(key.file for unit in units for key in unit.cells()),
     }
     write_atomically(out / TRANSFER, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
@@ -128,12 +128,7 @@ def _gradients(records: Sequence[ImageRecord]) -> float | None:
     return round(fmean(known), 3) if len(known) == len(records) else None
 
 
-def _targets(variant: str, given: Mapping[str, ImageSet]) -> dict[str, int]:
-    """The classes that images were moved towards, by the clean images' identities; empty for a set without an aim.
-
-    Purified images were moved to where those before the purifier were; of these they may have kept no word.
-    """
-    one = Variant.parse(variant)
-    unpurified = given.get(variant.removesuffix(f"+{one.purified}"))
-    records = [*(unpurified.records if unpurified else ()), *given[variant].records] if one.aim else []
-    return {record.source: record.extra["target"] for record in records if record.extra.get("target") is not None}
+def _targets(variant: str, records: Sequence[ImageRecord]) -> dict[str, int]:
+    """The classes that images were moved towards, by the clean images' identities; empty for a set without an aim."""
+    aimed = records if Variant.parse(variant).aim else ()
+    return {record.source: record.extra["target"] for record in aimed if record.extra.get("target") is not None}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from apibench import text
 from apibench.evaluation.cells import CLEAN, display, slug
 from apibench.evaluation.comparison import Accuracy
 from apibench.evaluation.plots import (
-    BOTTOM,
     COLOURS,
     LEFT,
     MARKERS,
@@ -21,9 +20,12 @@ from apibench.evaluation.plots import (
     WIDTH,
     Axis,
     fitted_axis,
+    frame,
     marker_svg,
+    percents,
     plot_height,
     shortened,
+    upwards,
 )
 from apibench.evaluation.tables import MEAN
 from apibench.evaluation.transfer_rates import Study, Variant
@@ -89,7 +91,9 @@ def svg(lines: Mapping[str, Sequence[Mark]], title: str, subtitle: str, axis: st
     ranked = sorted(
         (n for n in lines if lines[n]), key=lambda n: (-lines[n][-1].epsilon, lines[n][-1].accuracy.value, n)
     )
-    body = [*_frame(ticks, widest, y, axis)]
+    along = [(_x(tick, widest), f"{tick:g}") for tick in ticks]
+    up = percents(y, lambda share: upwards(share, y))
+    body = [*frame(along, up, (_safe(axis), "accuracy, %"))]
     body.append(f'<text class="ink title" x="{LEFT}" y="28">{_safe(title)}</text>')
     body.append(f'<text class="faint" x="{LEFT}" y="48">{_safe(shortened(subtitle, 110))}</text>')
     for name in reversed(ranked):
@@ -116,39 +120,14 @@ def _x(epsilon: float, widest: float) -> float:
     return LEFT + epsilon / widest * (RIGHT - LEFT)
 
 
-def _y(share: float, axis: Axis) -> float:
-    return BOTTOM - axis.share(share) * (BOTTOM - TOP)
-
-
-def _frame(ticks: Iterable[float], widest: float, y: Axis, title: str) -> list[str]:
-    parts = []
-    for tick in ticks:
-        at = _x(tick, widest)
-        parts.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{BOTTOM}"/>')
-        parts.append(f'<text class="faint" x="{at:.1f}" y="{BOTTOM + 20}" text-anchor="middle">{tick:g}</text>')
-    for tick in y.ticks():
-        at = _y(tick, y)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(
-            f'<text class="faint" x="{LEFT - 10}" y="{at + 4.5:.1f}" text-anchor="end">{100 * tick:.0f}</text>'
-        )
-    middle = (TOP + BOTTOM) / 2
-    return [
-        *parts,
-        f'<path class="axis" fill="none" d="M{LEFT} {TOP}V{BOTTOM}H{RIGHT}"/>',
-        f'<text class="ink" x="{(LEFT + RIGHT) / 2}" y="{BOTTOM + 46}" text-anchor="middle">{_safe(title)}</text>',
-        f'<text class="ink" transform="translate(26 {middle}) rotate(-90)" text-anchor="middle">accuracy, %</text>',
-    ]
-
-
 def _line(name: str, found: Sequence[Mark], style: tuple[str, str], widest: float, y: Axis) -> list[str]:
     colour, marker = style
-    at = [(_x(mark.epsilon, widest), _y(mark.accuracy.value, y)) for mark in found]
+    at = [(_x(mark.epsilon, widest), upwards(mark.accuracy.value, y)) for mark in found]
     path = " ".join(f"{a:.1f},{b:.1f}" for a, b in at)
     parts = [f'<g data-attack="{_safe(name)}" fill="{colour}" stroke="{colour}">']
     parts.append(f'<polyline fill="none" stroke-width="1.8" points="{path}"/>')
     for mark, (a, b) in zip(found, at, strict=True):
-        low, high = (_y(end, y) for end in (mark.accuracy.interval.low, mark.accuracy.interval.high))
+        low, high = (upwards(end, y) for end in (mark.accuracy.interval.low, mark.accuracy.interval.high))
         parts.append(f'<line opacity="0.35" x1="{a:.1f}" x2="{a:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
         parts.append(f"<g><title>{_said(name, mark)}</title>{marker_svg(marker, a, b, 4.5)}</g>")
     return [*parts, "</g>"]

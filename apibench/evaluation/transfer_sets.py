@@ -63,13 +63,10 @@ def load(folder: Path) -> ImageSet:
 
 def _wrong(record: ImageRecord) -> str:
     """What is wrong with a record, of what an image set itself does not check; empty where nothing is."""
-    extra: object = record.extra
-    if not isinstance(extra, dict):
-        return "extra is not an object"
     surrogates = record.settings.get("surrogates", [])
     if not isinstance(surrogates, list) or not all(isinstance(name, str) for name in surrogates):
         return "settings.surrogates are not names"
-    gradients, target = extra.get("gradients"), extra.get("target")
+    gradients, target = record.extra.get("gradients"), record.extra.get("target")
     if gradients is not None and not (_is_number(gradients) and 0 <= gradients < 1e15):  # neither NaN nor without end
         return "extra.gradients is not a number"
     if target is not None and not (isinstance(target, int) and _is_number(target) and 0 <= target < CLASSES):

@@ -64,7 +64,8 @@ def purify(images: ImageSet, out: Path, purifier: Purifier, *, device: str = "cp
             label=record.label,
             label_source=record.label_source,
             settings={**record.settings, "purify": [*_purified_with(record), settings]},
-            extra={"mean_change": round(float(np.abs(after.astype(np.int16) - before).mean()), 4)},
+            extra=_of_the_attack(record)
+            | {"mean_change": round(float(np.abs(after.astype(np.int16) - before).mean()), 4)},
             **about,
         )
     if len(failed) == len(images.records):
@@ -81,3 +82,8 @@ def _purified_with(record: ImageRecord) -> list[object]:
     """What an image was purified with before, so that purifying it again does not lose it."""
     before = record.settings.get("purify", [])
     return before if isinstance(before, list) else [before]
+
+
+def _of_the_attack(record: ImageRecord) -> dict[str, object]:
+    """What stays true of an image once it is purified: the class it was moved towards, and what that took."""
+    return {key: record.extra[key] for key in ("target", "gradients") if key in record.extra}
