@@ -22,6 +22,7 @@ import click
 from apibench.attacks.catalogue import AIMS, GIVEN, UNTARGETED
 from apibench.attacks.loop import AttackSettings
 from apibench.attacks.stage import Shard, generate
+from apibench.engines import EngineSettings
 from apibench.errors import ApibenchError, ExitCode
 from apibench.evaluation import transfer, transfer_report
 from apibench.evaluation.cells import slug
@@ -61,7 +62,7 @@ def run(arguments: argparse.Namespace) -> ExitCode:
             arguments.surrogate,
             shard=part,
             limit=arguments.images,
-            device=arguments.device,
+            engine=EngineSettings(device=arguments.device),
         )
         print(f"{number}/{len(wanted)}: {settings.variant}: {made.made} made, {made.kept} were there", end="")
         print(f", {(time.monotonic() - begun) / made.made:.2f} s an image" if made.made else "", flush=True)

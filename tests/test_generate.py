@@ -13,6 +13,7 @@ from apibench import recipe
 from apibench._torch import torch
 from apibench.attacks import others as other_images
 from apibench.attacks import stage
+from apibench.attacks.attacker import Attacker
 from apibench.attacks.loop import AttackSettings, attack
 from apibench.attacks.others import OtherImages
 from apibench.attacks.surrogates import Surrogates
@@ -97,8 +98,8 @@ def test_a_random_target_is_any_other_class_and_takes_none_of_the_attacks_draws(
     assert np.delete(counts, clean.label).min() > 15, "evenly"
     for seed in range(2):  # the same as for whoever knew the class beforehand, with draws (DI's) begun anew
         chosen = AttackSettings(epsilon=8, steps=2, seed=seed, target="random")
-        made = stage.Attacker(clean_set, clean_set.records, chosen, list(ENSEMBLE.classifiers), {})  # type: ignore[arg-type]
-        one = made.attack(clean, clean_set.read_pixels(clean))
+        made = Attacker(clean_set, clean_set.records, chosen, list(ENSEMBLE.classifiers), {})  # type: ignore[arg-type]
+        (one,) = made.attack([clean], [clean_set.read_pixels(clean)])
         assert one.extra["target"] == targets[seed]
         x, aim = to_tensor(clean_set.read_pixels(clean)), torch.tensor([targets[seed]])
         alone = attack(x, aim, ENSEMBLE, chosen, [generator(seed, clean.pixels_sha256)])

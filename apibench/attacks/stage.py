@@ -8,19 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from apibench import engines
 from apibench._torch import torch
-from apibench.attacks.catalogue import GIVEN, LINF
-from apibench.attacks.loop import AttackSettings, attack, generator
-from apibench.attacks.others import OtherImages
-from apibench.attacks.surrogates import Surrogates
-from apibench.attacks.targets import read_targets, target
-from apibench.classifiers import Classifier, canonical, check_all, load_all
-from apibench.distortion import Noise, difference, linf, measured, square
+from apibench.attacks.attacker import Attacker
+from apibench.attacks.catalogue import GIVEN
+from apibench.attacks.loop import AttackSettings
+from apibench.attacks.targets import read_targets
+from apibench.classifiers import canonical, check_all, load_all
+from apibench.defaults import RAY
+from apibench.engines import HERE, EngineSettings
+from apibench.engines.job import Failures
 from apibench.environment import machine
 from apibench.errors import ApibenchError
 from apibench.imageset import ImageRecord, ImageSet, Pixels, SetWriter
-from apibench.pixels import LEVELS, sources_sha256, to_pixels, to_tensor
+from apibench.pixels import sources_sha256
 from apibench.progress import Progress
+
+GPU_CHUNK = 32  # images at a time where nothing is said
 
 
 @dataclass(frozen=True)
@@ -66,150 +70,119 @@ def generate(
     targets: Path | None = None,
     shard: Shard | None = None,
     limit: int | None = None,
-    device: str = "cpu",
+    chunk: int | None = None,
+    engine: EngineSettings = HERE,
 ) -> Generated:
     """Attack every image of a clean set; what is already in ``out`` stays untouched.
 
     ``targets``: where ``settings.target`` is ``given``, the file that says which class for which image (see
-    :func:`~apibench.attacks.targets.read_targets`). Raises ApibenchError where ``images`` is not clean, a surrogate cannot be
-    loaded, or ``out`` holds another recipe.
+    :func:`~apibench.attacks.targets.read_targets`). ``chunk``: images at a time; None: one on a CPU, 32 on a GPU. Raises
+    ApibenchError where ``images`` is not clean, a surrogate cannot be loaded, or ``out`` holds another recipe.
     """
     records = images.records[:limit]
     if any(record.variant != "clean" for record in records):
         raise ApibenchError(f"{images.folder}: only clean images are attacked; this set is {records[0].variant!r}")
     check_all(surrogates)
-    names = [canonical(name) for name in surrogates]
+    chunk = chunk or (GPU_CHUNK if engine.device.startswith("cuda") else 1)
     recipe = {
         "stage": "generate",
         "attack": settings.recipe(),
-        "surrogates": names,
+        "surrogates": [canonical(name) for name in surrogates],
         "images": len(records),
         "images_sha256": sources_sha256(records),
+        **({"chunk": chunk} if chunk > 1 else {}),  # it decides the last bits
     }
     check_targets(settings, targets)
     given = {} if targets is None else read_targets(targets, records)
     if given:
         recipe["targets_sha256"] = _sha256(given)
+    job = GenerateJob(images, records, out, settings, tuple(surrogates), given, recipe, chunk)
     writer = SetWriter(out, recipe)
     mine = (shard or Shard()).of(records)
     todo = [record for record in mine if writer.done(record.id) is None]
-    failed: dict[str, str] = {}
-    if todo:
-        attacker = Attacker(images, records, settings, load_all(surrogates, device), given, device)
-        if given:
-            attacker.check_given(todo)
-        about = machine(device)
-        for record in Progress(todo, f"attack {settings.variant}", unit="image"):
-            try:
-                clean = images.read_pixels(record)
-            except ApibenchError as error:
-                failed[record.id] = str(error)
-                continue
-            made = attacker.attack(record, clean)
-            writer.write(
-                record.id,
-                made.pixels,
-                variant=settings.variant,
-                source=record.pixels_sha256,
-                label=made.label,
-                label_source=made.label_source,
-                settings={"attack": settings.recipe(), "surrogates": names},
-                extra=made.extra,
-                **about,
-            )
+    if given and todo:
+        job.check_given(todo, "cpu" if engine.name == RAY else engine.device)
+    failed = engines.run(job, todo, engine) if todo else []
     if len(failed) == len(records):
-        raise ApibenchError(
-            f"{images.folder}: not one of its images can be read; the first:\n{next(iter(failed.values()))}"
-        )
+        raise ApibenchError(f"{images.folder}: not one of its images can be read; the first:\n{failed[0][1]}")
+    left_out = {id for id, _ in failed}
     return Generated(
-        writer.finish(record.id for record in records if record.id not in failed),
+        writer.finish(record.id for record in records if record.id not in left_out),
         made=len(todo) - len(failed),
         kept=len(mine) - len(todo),
-        failed=tuple(failed.items()),
+        failed=tuple(failed),
     )
 
 
 @dataclass(frozen=True)
-class Adversarial:
-    """An attacked image. ``extra``, what was measured, goes into its record.
+class GenerateJob:
+    """What a worker has to know to attack images of a set and write them into another. ``records``: all of the set."""
 
-    ``linf`` (levels of 255), ``l2`` (pixels in [0, 1]) and ``ssim`` of the file against the clean one; ``gradients`` taken of a
-    network; ``loss_before`` and ``loss_after``: the cross-entropy, in nats, of the label under the mean of the surrogates' logits
-    on the clean and the adversarial file; where the attack is targeted ``target``, and the same of it as ``target_loss_...``.
-    """
+    images: ImageSet
+    records: Sequence[ImageRecord]
+    out: Path
+    settings: AttackSettings
+    surrogates: tuple[str, ...]
+    given: Mapping[str, int]
+    recipe: Mapping[str, Any]
+    chunk: int
 
-    pixels: Pixels
-    label: int
-    label_source: str
-    extra: dict[str, Any]
+    @property
+    def title(self) -> str:
+        return f"attack {self.settings.variant}"
 
+    def begin(self, device: str) -> GenerateWorker:
+        return GenerateWorker(self, self.attacker(device), SetWriter(self.out, self.recipe), machine(device))
 
-class Attacker:
-    """Attacks images of a set one at a time, with surrogates that are loaded once.
+    def attacker(self, device: str) -> Attacker:
+        # Which algorithm a GPU's library picks would otherwise differ from run to run, and the last bits with it.
+        torch.backends.cudnn.deterministic = True
+        surrogates = load_all(self.surrogates, device)
+        return Attacker(self.images, self.records, self.settings, surrogates, self.given, device, self.chunk)
 
-    One at a time: on a CPU batching gains nothing, and the bytes then depend on nothing else. ``records``: the images of the set
-    that may be mixed into others, by transforms that do so. ``given``: classes by id, for a target of ``given``.
-    """
-
-    def __init__(
-        self,
-        images: ImageSet,
-        records: Sequence[ImageRecord],
-        settings: AttackSettings,
-        surrogates: Sequence[Classifier],
-        given: Mapping[str, int],
-        device: str = "cpu",
-    ) -> None:
-        self.settings = settings
-        self.device = device
-        self._ensemble = Surrogates(surrogates)
-        self._given = given
-        self._images = images
-        self._others = OtherImages(images, records)
-
-    def attack(self, record: ImageRecord, clean: Pixels) -> Adversarial:
-        """``clean``: the pixels of ``record``, (H, W, 3)."""
-        settings = self.settings
-        before = self._logits(clean)
-        label, towards = self._aim(record, before)
-        label_source = "predicted" if record.label is None else record.label_source or "given"
-        found = attack(
-            to_tensor(clean).to(self.device),
-            torch.tensor([label if towards is None else towards], device=self.device),
-            self._ensemble,
-            settings,
-            [generator(settings.seed, record.pixels_sha256)],
-            self._others.of([record]),
-        )
-        adversarial = to_pixels(found.images)
-        _check_bound(record, difference(clean, adversarial), settings)
-        after = self._logits(adversarial)
-        extra = {**measured(clean, adversarial), "gradients": found.gradients, **_losses("", before, after, label)}
-        if towards is not None:
-            extra |= {"target": towards, **_losses("target_", before, after, towards)}
-        return Adversarial(adversarial, label, label_source, extra)
-
-    def check_given(self, records: Sequence[ImageRecord]) -> None:
-        """Before the first image is made: another file of targets is another recipe. Raises ApibenchError, see :func:`target`."""
+    def check_given(self, records: Sequence[ImageRecord], device: str) -> None:
+        """Before the first image is made: another file of targets is another recipe. Raises ApibenchError."""
+        attacker = self.attacker(device)
         for record in Progress(records, "check targets", unit="image"):
             try:
-                clean = self._images.read_pixels(record)
+                clean = self.images.read_pixels(record)
             except ApibenchError:
                 continue  # it is reported when its own turn comes
-            self._aim(record, self._logits(clean))
+            attacker.check_given(record, clean)
 
-    def _aim(self, record: ImageRecord, logits: torch.Tensor) -> tuple[int, int | None]:
-        """The image's class, the given one, else the ensemble's own clean prediction; and the one to move towards, if any."""
-        label = int(logits.argmax()) if record.label is None else record.label
-        if not self.settings.targeted:
-            return label, None
-        return label, target(self.settings.target, record, label, logits, self.settings.seed, self._given)
 
-    def _logits(self, pixels: Pixels) -> torch.Tensor:
-        """(classes,) on the CPU: the mean of the surrogates'."""
-        with torch.no_grad():
-            mean: torch.Tensor = self._ensemble(to_tensor(pixels).to(self.device))[0].cpu()
-        return mean
+@dataclass(frozen=True)
+class GenerateWorker:
+    """A :class:`~apibench.engines.job.Worker`. ``about``: what it computes with."""
+
+    job: GenerateJob
+    attacker: Attacker
+    writer: SetWriter
+    about: Mapping[str, Any]
+
+    def make(self, records: Sequence[ImageRecord]) -> Failures:
+        clean: dict[str, Pixels] = {}
+        failed: Failures = []
+        for record in records:
+            try:
+                clean[record.id] = self.job.images.read_pixels(record)
+            except ApibenchError as error:
+                failed.append((record.id, str(error)))
+        readable = [record for record in records if record.id in clean]
+        made = self.attacker.attack(readable, list(clean.values())) if readable else []
+        for record, image in zip(readable, made, strict=True):
+            self.writer.write(
+                record.id,
+                image.pixels,
+                variant=self.job.settings.variant,
+                source=record.pixels_sha256,
+                label=image.label,
+                label_source=image.label_source,
+                settings={"attack": self.job.settings.recipe(), "surrogates": self.job.recipe["surrogates"]},
+                extra=image.extra,
+                **self.about,
+            )
+        return failed
 
 
 def check_targets(settings: AttackSettings, targets: Path | None, aim: str = "target", file: str = "targets") -> None:
@@ -220,21 +193,5 @@ def check_targets(settings: AttackSettings, targets: Path | None, aim: str = "ta
         raise ApibenchError(f"{file} {targets}: the attack has no use for it; give {aim} {GIVEN}")
 
 
-def _losses(prefix: str, before: torch.Tensor, after: torch.Tensor, label: int) -> dict[str, float]:
-    """The cross-entropy of a class, before and after."""
-    loss = {"before": -before.double().log_softmax(0)[label], "after": -after.double().log_softmax(0)[label]}
-    return {f"{prefix}loss_{when}": round(float(value), 6) for when, value in loss.items()}
-
-
 def _sha256(targets: Mapping[str, int]) -> str:
     return hashlib.sha256("\n".join(f"{id}\t{targets[id]}" for id in sorted(targets)).encode()).hexdigest()
-
-
-def _check_bound(record: ImageRecord, noise: Noise, settings: AttackSettings) -> None:
-    """On the pixels of the file, in whole numbers."""
-    if settings.norm == LINF:
-        inside = linf(noise) <= settings.epsilon
-    else:
-        inside = square(noise) <= (settings.epsilon * LEVELS) ** 2 + 1e-6
-    if not inside:
-        raise AssertionError(f"{record.id}: the bound does not hold")

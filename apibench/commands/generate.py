@@ -9,7 +9,7 @@ import click
 from apibench import defaults
 from apibench.attacks.catalogue import AIMS, LINF, NORMS, UNTARGETED
 from apibench.errors import ApibenchError, ExitCode
-from apibench.options import DEVICE, FILE, FOLDER, MAX_SIDE, THREADS
+from apibench.options import DEVICE, ENGINE, FILE, FOLDER, MAX_SIDE, THREADS
 from apibench.terminal import beside, list_failed, use_threads
 
 
@@ -59,6 +59,10 @@ from apibench.terminal import beside, list_failed, use_threads
 @MAX_SIDE
 @THREADS
 @DEVICE
+@click.option(
+    "--chunk", type=click.IntRange(1, 4096), help="Images attacked at a time.  [default: 1 on a CPU, 32 on a GPU]"
+)
+@ENGINE
 def generate(
     images: str,
     out: Path,
@@ -77,6 +81,10 @@ def generate(
     max_side: int,
     threads: int | None,
     device: str,
+    chunk: int | None,
+    engine: str,
+    workers: int | None,
+    address: str | None,
 ) -> ExitCode:
     """Make adversarial images that transfer: attack an ensemble of public classifiers.
 
@@ -86,12 +94,15 @@ def generate(
     apibench generate --images photos --out sets/adv --epsilon 8
     apibench generate --images photos --out sets/adv --attack vmi:5-di-logit --aim least-likely
     apibench generate --images photos --out sets/adv --norm l2 --epsilon 5
-    apibench generate --images photos --out sets/adv --shard 1/2 &  apibench generate ... --shard 2/2
+    apibench generate --images photos --out sets/adv --workers 8 --threads 1
+    apibench generate --images photos --out sets/adv --engine ray --address head:6379
     """
     if epsilon is None and norm != LINF:
         raise ApibenchError(f"--norm {norm}: give --epsilon, the radius for pixels in [0, 1]: 3 to 10 for a photograph")
     from apibench.attacks import stage
     from apibench.attacks.loop import AttackSettings
+    from apibench.engines import EngineSettings
+    from apibench.environment import differences
     from apibench.sources import open_source
 
     try:
@@ -99,12 +110,16 @@ def generate(
     except ValueError as error:
         raise ApibenchError(f"generate: {error}") from error
     stage.check_targets(settings, targets, "--aim", "--targets")
-    use_threads(threads, device)
+    where = EngineSettings(engine, device, workers, threads, address)
+    if engine == defaults.LOCAL:  # the machines of a cluster have their own
+        use_threads(threads, device)
     part = stage.Shard.parse(shard) if shard else None
     source = open_source(images, clean_out or beside(out), labels=labels, max_side=max_side, limit=limit)
     made = stage.generate(
-        source.images, out, settings, surrogates, targets=targets, shard=part, limit=limit, device=device
+        source.images, out, settings, surrogates, targets=targets, shard=part, limit=limit, chunk=chunk, engine=where
     )
+    for line in differences(made.images.records) if made.images else ():
+        click.echo(f"made on machines that differ: {line}", err=True)
     waiting = "" if made.images else "; other shards have images left to make"
     click.echo(f"{out}: {made.made} made, {made.kept} were there{waiting}")
     return list_failed([*source.failed, *made.failed], source.ignored)

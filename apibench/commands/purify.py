@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
+from apibench import defaults
 from apibench.errors import ExitCode
-from apibench.options import DEVICE, FOLDER, MAX_SIDE, THREADS
+from apibench.options import DEVICE, ENGINE, FOLDER, MAX_SIDE, THREADS
 from apibench.terminal import beside, list_failed, use_threads
 
 
@@ -26,6 +27,7 @@ from apibench.terminal import beside, list_failed, use_threads
 @MAX_SIDE
 @THREADS
 @DEVICE
+@ENGINE
 def purify(
     images: str,
     out: Path,
@@ -36,6 +38,9 @@ def purify(
     max_side: int,
     threads: int | None,
     device: str,
+    engine: str,
+    workers: int | None,
+    address: str | None,
 ) -> ExitCode:
     """Purify a set of images, clean or adversarial.
 
@@ -44,12 +49,18 @@ def purify(
     apibench purify --images sets/adv --out sets/adv-both --purifier jpeg:50+ncis:4
     """
     from apibench import purifiers
+    from apibench.engines import EngineSettings
+    from apibench.environment import differences
     from apibench.purifiers import stage
     from apibench.sources import open_source
 
-    use_threads(threads, device)
+    where = EngineSettings(engine, device, workers, threads, address)
+    if engine == defaults.LOCAL:  # the machines of a cluster have their own
+        use_threads(threads, device)
     chosen = purifiers.create(purifier, iterations)
     source = open_source(images, clean_out or beside(out), max_side=max_side)
-    made = stage.purify(source.images, out, chosen, device=device, seed=seed)
+    made = stage.purify(source.images, out, chosen, seed=seed, engine=where)
+    for line in differences(made.images.records):
+        click.echo(f"made on machines that differ: {line}", err=True)
     click.echo(f"{out}: {made.made} made, {made.kept} were there")
     return list_failed([*source.failed, *made.failed], source.ignored)

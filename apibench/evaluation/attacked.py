@@ -13,6 +13,7 @@ from typing import Any
 from apibench._torch import torch
 from apibench.attacks.loop import AttackSettings
 from apibench.attacks.stage import Shard, generate
+from apibench.engines import EngineSettings
 from apibench.environment import machine
 from apibench.errors import ApibenchError
 from apibench.evaluation.aware import Guarded
@@ -177,7 +178,7 @@ def make(planned: Planned, clean: ImageSet, out: Path, classifiers: Classifiers,
             planned.surrogates,
             targets=planned.targets,
             shard=shard,
-            device=classifiers.device,
+            engine=EngineSettings(device=classifiers.device),
         )
         return Made(done.images, done.made, done.kept, list(done.failed))
     return _Maker(planned, clean, folder, classifiers, seed).make(shard)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from apibench import engines
 from apibench._torch import torch
+from apibench.engines import HERE, EngineSettings
+from apibench.engines.job import Failures
 from apibench.environment import machine
 from apibench.errors import ApibenchError
 from apibench.imageset import ImageRecord, ImageSet, SetWriter
 from apibench.pixels import sources_sha256, to_pixels, to_tensor
-from apibench.progress import Progress
 from apibench.purifiers.contract import Purifier
 
 
@@ -27,7 +31,9 @@ class Purified:
     failed: tuple[tuple[str, str], ...] = ()  # (file, reason) of images that cannot be read
 
 
-def purify(images: ImageSet, out: Path, purifier: Purifier, *, device: str = "cpu", seed: int = 0) -> Purified:
+def purify(
+    images: ImageSet, out: Path, purifier: Purifier, *, seed: int = 0, engine: EngineSettings = HERE
+) -> Purified:
     """Purify every image of a set, one at a time (that fits the cache); what is already in ``out`` stays untouched.
 
     ``seed``: with each image's identity it decides what a random purifier draws; the others do without.
@@ -43,39 +49,75 @@ def purify(images: ImageSet, out: Path, purifier: Purifier, *, device: str = "cp
     }
     writer = SetWriter(out, recipe)
     todo = [record for record in images.records if writer.done(record.id) is None]
-    failed: dict[str, str] = {}
-    purifier = purifier.to(device)
-    about = machine(device)
-    about["versions"] |= {library: version(library) for library in purifier.libraries}
-    for record in Progress(todo, f"purify {purifier.variant}", unit="image"):
-        try:
-            before = images.read_pixels(record)
-        except ApibenchError as error:
-            failed[record.id] = str(error)
-            continue
-        purifier.seed(seed, record.pixels_sha256)
-        with torch.inference_mode():
-            after = to_pixels(purifier(to_tensor(before).to(device)))
-        writer.write(
-            record.id,
-            after,
-            variant=f"{record.variant}+{purifier.variant}",
-            source=record.source,
-            label=record.label,
-            label_source=record.label_source,
-            settings={**record.settings, "purify": [*_purified_with(record), settings]},
-            extra=_of_the_attack(record)
-            | {"mean_change": round(float(np.abs(after.astype(np.int16) - before).mean()), 4)},
-            **about,
-        )
+    job = PurifyJob(images.folder, out, purifier, settings, seed, recipe)
+    failed = engines.run(job, todo, engine) if todo else []
     if len(failed) == len(images.records):
-        raise ApibenchError(
-            f"{images.folder}: not one of its images can be read; the first:\n{next(iter(failed.values()))}"
-        )
-    finished = writer.finish(record.id for record in images.records if record.id not in failed)
+        raise ApibenchError(f"{images.folder}: not one of its images can be read; the first:\n{failed[0][1]}")
+    left_out = {id for id, _ in failed}
+    finished = writer.finish(record.id for record in images.records if record.id not in left_out)
     assert finished is not None
     kept = len(images.records) - len(todo)
-    return Purified(finished, made=len(todo) - len(failed), kept=kept, failed=tuple(failed.items()))
+    return Purified(finished, made=len(todo) - len(failed), kept=kept, failed=tuple(failed))
+
+
+@dataclass(frozen=True)
+class PurifyJob:
+    """What a worker has to know to purify images of a set and write them into another."""
+
+    folder: Path
+    out: Path
+    purifier: Purifier
+    settings: Mapping[str, Any]
+    seed: int
+    recipe: Mapping[str, Any]
+    chunk: int = 1
+
+    @property
+    def title(self) -> str:
+        return f"purify {self.purifier.variant}"
+
+    def begin(self, device: str) -> PurifyWorker:
+        about = machine(device)
+        about["versions"] |= {library: version(library) for library in self.purifier.libraries}
+        writer = SetWriter(self.out, self.recipe)
+        return PurifyWorker(self, ImageSet(self.folder, []), self.purifier.to(device), device, writer, about)
+
+
+@dataclass(frozen=True)
+class PurifyWorker:
+    """A :class:`~apibench.engines.job.Worker`. ``about``: what it computes with."""
+
+    job: PurifyJob
+    images: ImageSet
+    purifier: Purifier
+    device: str
+    writer: SetWriter
+    about: Mapping[str, Any]
+
+    def make(self, records: Sequence[ImageRecord]) -> Failures:
+        failed: Failures = []
+        for record in records:
+            try:
+                before = self.images.read_pixels(record)
+            except ApibenchError as error:
+                failed.append((record.id, str(error)))
+                continue
+            self.purifier.seed(self.job.seed, record.pixels_sha256)
+            with torch.inference_mode():
+                after = to_pixels(self.purifier(to_tensor(before).to(self.device)))
+            self.writer.write(
+                record.id,
+                after,
+                variant=f"{record.variant}+{self.purifier.variant}",
+                source=record.source,
+                label=record.label,
+                label_source=record.label_source,
+                settings={**record.settings, "purify": [*_purified_with(record), dict(self.job.settings)]},
+                extra=_of_the_attack(record)
+                | {"mean_change": round(float(np.abs(after.astype(np.int16) - before).mean()), 4)},
+                **self.about,
+            )
+        return failed
 
 
 def _purified_with(record: ImageRecord) -> list[object]:
