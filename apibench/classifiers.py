@@ -83,16 +83,30 @@ class Classifier(torch.nn.Module):
 
     def prepare(self, x: Tensor, views: Sequence[View | None] | None = None) -> Tensor:
         """Resize and normalise: what the network itself is given, (N, 3, size, size). ``views``: one an image, None for whole."""
-        if views is None:
-            x = _resize(x, self.input.size)
-        else:
-            shown = [_show(image[None], view, self.input.size) for image, view in zip(x, views, strict=True)]
-            x = torch.cat(shown) if len(shown) > 1 else shown[0]
+        return self.normalise(show(x, self.input.size, views))
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """(N, 3, size, size) in [0, 1], as :func:`show` makes it -> what the network itself is given."""
         x = torch.addcmul(cast(Tensor, self._shift), x, cast(Tensor, self._scale))
         return x.contiguous(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.network(self.prepare(x)))
+
+
+def show(x: Tensor, side: int, views: Sequence[View | None] | None = None) -> Tensor:
+    """(N, 3, H, W) -> (N, 3, side, side), resized; networks of one input size can share it, whatever their normalisation.
+
+    ``views``: one an image, None for whole. The gradient that reaches ``x`` is in NCHW: a network's comes in channels last,
+    in which going back through a resizing takes up to half as long again, and so does a step from images in NCHW.
+    """
+    if views is None:
+        shown = _resize(x, side)
+    else:
+        shown = torch.cat([_show(image[None], view, side) for image, view in zip(x, views, strict=True)])
+    if shown.requires_grad:
+        shown.register_hook(torch.Tensor.contiguous)  # type: ignore[no-untyped-call]
+    return shown
 
 
 def _resize(x: Tensor, side: int) -> Tensor:

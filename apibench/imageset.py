@@ -177,6 +177,11 @@ class ImageSet:
             raise ApibenchError(f"{folder}: this image set is empty")
         return cls(folder, records)
 
+    def check_folder(self) -> None:
+        """Raises ApibenchError where the folder cannot be seen from here, such as from a machine that does not share it."""
+        if not self.folder.is_dir():
+            raise ApibenchError(f"{self.folder}: not there")
+
     def path(self, record: ImageRecord) -> Path:
         return self.folder / record.file
 

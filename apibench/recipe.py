@@ -127,13 +127,21 @@ class Purify(Section):
 
 
 class Query(Section):
-    """Which providers are asked. ``emulated`` sends to the local emulator instead, with fake keys, and costs nothing."""
+    """Which providers are asked. ``emulated`` sends to the local emulator instead, with fake keys, and costs nothing.
+
+    ``max_calls`` and ``max_cost`` (US dollars) are of all providers together, over all starts. ``on_uncertain``: what becomes of
+    an image whose answer may have been lost. ``batch``: images a request, where the vendor takes several. ``concurrency``: by
+    each provider's rate, unless given.
+    """
 
     providers: list[str] = Field(default=["aws"], min_length=1)
     emulated: bool = False
     campaign: Name = "default"
     max_calls: int | None = Field(default=None, ge=1)
-    concurrency: int = Field(default=4, ge=1, le=64)
+    max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    on_uncertain: Literal["ask-again", "stop"] = "ask-again"
+    batch: int = Field(default=1, ge=1, le=128)
+    concurrency: int | None = Field(default=None, ge=1, le=64)
     settings: dict[str, dict[str, str | int | float | bool]] = Field(default_factory=dict)
     prices: Path | None = None
 

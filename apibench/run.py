@@ -13,7 +13,8 @@ from apibench import photographs, sources
 from apibench.errors import ApibenchError, ExitCode
 from apibench.imageset import ImageSet
 from apibench.query import registry, stage
-from apibench.query.engine import QueryReport
+from apibench.query.forecast import Plan
+from apibench.query.result import QueryReport
 from apibench.recipe import VENDORS, Recipe
 
 if TYPE_CHECKING:
@@ -102,6 +103,9 @@ def query_settings(recipe: Recipe, provider: str) -> stage.QuerySettings:
         emulated=query.emulated,
         target=recipe.emulator.target_of(provider),
         max_calls=query.max_calls,
+        max_cost=query.max_cost,
+        ask_again=query.on_uncertain == "ask-again",
+        batch=query.batch,
         concurrency=query.concurrency,
         settings=query.settings.get(provider, {}),
         prices=query.prices,
@@ -131,7 +135,7 @@ def check(recipe: Recipe) -> None:
         photographs.find(recipe.images.source, recipe.images.labels)
 
 
-def plans(recipe: Recipe) -> list[stage.Plan]:
+def plans(recipe: Recipe) -> list[Plan]:
     """What the run would send, a plan a provider; exact where its image sets exist, else from the number of photographs."""
     asked, _ = providers(recipe)
     folders = [recipe.folder / "sets" / variant.folder for variant in variants(recipe)]
@@ -230,13 +234,15 @@ def ask(recipe: Recipe, images: list[ImageSet], say: Say, result: RunResult) -> 
     with _emulator(recipe, asked) as emulator:
         for name in asked:
             try:
-                report = stage.query_images(images, result.store, query_settings(recipe, name), emulator)
+                report = stage.query_images(images, result.store, query_settings(recipe, name), emulator, say)
             except ApibenchError as error:
                 errors.append(error)
                 result.problems.append(str(error))
                 result.codes.append(error.exit_code)
                 continue
             say(f"query: {name}: {summary(report)}")
+            if report.model_change:
+                say(f"query: {name}: {report.model_change}")
             result.codes.append(report.exit_code)
             if report.halted is not None:
                 result.problems.append(f"{name}: {report.message}")
@@ -262,4 +268,5 @@ def summary(report: QueryReport) -> str:
     parts += [f"{refused} refused"] if refused else []
     parts += [f"{len(report.failed)} failed"] if report.failed else []
     parts += [f"{report.uncertain} uncertain"] if report.uncertain else []
+    parts += [f"{len(report.left)} left, their answers may be lost"] if report.left else []
     return ", ".join(parts)

@@ -56,7 +56,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     names = arguments.surrogate or ["tf_efficientnet_lite0", "tf_efficientnet_lite1"]
-    settings = AttackSettings()
+    settings = AttackSettings("mi-di")
     as_they_come, as_folded = [load(name, fold=False) for name in names], [load(name) for name in names]
     with tempfile.TemporaryDirectory() as folder:
         if arguments.images:

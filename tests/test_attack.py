@@ -10,15 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apibench._torch import torch
+from apibench.attacks import surrogates
 from apibench.attacks.gradients import Momentum
 from apibench.attacks.loop import AttackSettings, generator
 from apibench.attacks.loop import attack as attacked
-from apibench.attacks.surrogates import OneFunction, Surrogates
+from apibench.attacks.surrogates import OneFunction, Surrogates, Views
 from apibench.attacks.transforms import InputDiversity
+from apibench.classifiers import Classifier, InputSettings, View
 from apibench.draws import Draws
 from apibench.errors import ApibenchError
 from apibench.pixels import to_tensor
-from tests.conftest import paint, tiny_classifier
+from tests.conftest import TinyNetwork, paint, tiny_classifier
 
 ENSEMBLE = Surrogates([tiny_classifier(0, 32), tiny_classifier(1, 24), tiny_classifier(2, 32)])
 DOUBLE = Surrogates([tiny_classifier(0, 32), tiny_classifier(1, 24)]).double()
@@ -129,6 +131,38 @@ def test_all_surrogates_are_shown_the_same_view() -> None:
     a = large.prepare(torch.ones(1, 3, 50, 50), [view])[0, 0] > 0
     b = small.prepare(torch.ones(1, 3, 50, 50), [view])[0, 0] > 0
     assert torch.nn.functional.max_pool2d(a[None, None].float(), 2).sub(b[None, None].float()).abs().mean() < 0.1
+
+
+@pytest.mark.parametrize("view", [None, View(0.75, 0.3, 0.6)])
+def test_networks_of_a_size_share_a_resizing_whatever_their_normalisation(
+    monkeypatch: pytest.MonkeyPatch, view: View | None
+) -> None:
+    network, show, sizes = TinyNetwork(0), surrogates.show, []
+    others = [((0.5,) * 3, (0.5,) * 3), ((0.1, 0.2, 0.3), (0.6, 0.7, 0.8))]
+    ensemble = Surrogates([Classifier("x", network, InputSettings(16, mean, std)) for mean, std in others])
+
+    def shown(x: torch.Tensor, side: int, views: Views = None) -> torch.Tensor:
+        sizes.append(side)
+        return show(x, side, views)
+
+    monkeypatch.setattr(surrogates, "show", shown)
+    x = torch.rand(1, 3, 30, 40, requires_grad=True)
+    views = None if view is None else [view]
+    together = ensemble.logits(x, views)
+    assert sizes == [16]
+    (ours,) = torch.autograd.grad(sum(together).square().sum(), x)  # type: ignore[union-attr]
+    alone = [ensemble.logits(x, views, index)[0] for index in range(2)]
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+    (plain,) = torch.autograd.grad(sum(alone).square().sum(), x)  # type: ignore[union-attr]
+    assert torch.allclose(ours, plain, rtol=1e-4, atol=1e-7 * float(plain.abs().max()))
+
+
+@pytest.mark.parametrize("side", [16, 32])
+def test_a_gradient_is_laid_out_as_the_image_is(side: int) -> None:
+    """Steps from an image in NCHW along a gradient in channels last cross the memory."""
+    x = torch.rand(1, 3, 32, 32, requires_grad=True)
+    (gradient,) = torch.autograd.grad(tiny_classifier(0, side)(x).square().sum(), x)
+    assert gradient.is_contiguous()
 
 
 @pytest.mark.parametrize("bad", [{"name": "fgsm"}, {"epsilon": 0}, {"epsilon": 256}, {"steps": 0}])

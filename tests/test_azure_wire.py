@@ -263,6 +263,8 @@ def test_any_key_is_taken_where_none_are_named(start: Start) -> None:
         ("429", "429", 429),
         ("500", "InternalServerError", 500),
         ("503", "ServiceUnavailable", 503),
+        ("expired", "401", 401),
+        ("image-error", "InternalServerError", 500),
     ],
 )
 def test_a_failure_on_demand_is_the_services_own(start: Start, fault: str, code: str, status: int) -> None:

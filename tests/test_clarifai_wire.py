@@ -304,6 +304,7 @@ def test_only_accepted_keys_are_known(start: Start) -> None:
         ("throttle", "CONN_THROTTLED", "exceeded limit of 15 requests per second"),
         ("provisioned", "CONN_THROTTLED", "exceeded limit of 15 requests per second"),
         ("500", "INTERNAL_SERVER_ISSUE", ""),
+        ("expired", "CONN_TOKEN_INVALID", ""),
     ],
 )
 def test_a_failure_on_demand_is_a_status_in_a_message(start: Start, fault: str, status: str, details: str) -> None:
@@ -313,6 +314,18 @@ def test_a_failure_on_demand_is_a_status_in_a_message(start: Start, fault: str, 
     assert code(ask(emulator, asked(picture()))) == "SUCCESS"
     assert emulator.hits == Counter({status: 1, "answered": 1})
     assert emulator.bill_count == 1
+
+
+def test_images_fail_on_demand_inside_a_success(start: Start) -> None:
+    emulator = start(faults=["image-error", "bad-image"])
+    reply = ask(emulator, asked(picture(1), picture(2), picture(3)))
+    assert code(reply) == "MIXED_STATUS"
+    statuses = [StatusCode.Name(output.status.code) for output in reply.outputs]
+    assert statuses == ["INTERNAL_SERVER_ISSUE", "SUCCESS", "SUCCESS"]
+    refused = ask(emulator, asked(picture(1), picture(2)))
+    assert code(refused) == "FAILURE"
+    assert {output.status.code for output in refused.outputs} == {StatusCode.Value("INPUT_DOWNLOAD_FAILED")}
+    assert emulator.bill == {"clarifai": 2}
 
 
 def ended(emulator: Emulator, request: Any) -> Status:

@@ -371,6 +371,9 @@ def test_only_accepted_keys_are_known(start: Start) -> None:
         ("429", "TooManyRequestsException", 429),
         ("500", "InternalServerError", 500),
         ("503", "ServiceUnavailableException", 503),
+        ("expired", "ExpiredTokenException", 400),
+        ("bad-image", "InvalidImageFormatException", 400),
+        ("image-error", "InternalServerError", 500),
     ],
 )
 def test_a_failure_on_demand_is_the_services_own(start: Start, fault: str, code: str, status: int) -> None:
@@ -385,7 +388,7 @@ def test_a_failure_on_demand_is_the_services_own(start: Start, fault: str, code:
     assert emulator.bill_count == 1
 
 
-@pytest.mark.parametrize(("fault", "billed"), [("drop", 0), ("hang:0.05", 0), ("drop-after", 1)])
+@pytest.mark.parametrize(("fault", "billed"), [("drop", 0), ("reset", 0), ("hang:0.05", 0), ("drop-after", 1)])
 def test_a_dropped_connection_may_or_may_not_have_been_billed(
     start: Start, tmp_path: Path, fault: str, billed: int
 ) -> None:
@@ -487,7 +490,7 @@ def test_random_faults_follow_their_seed_and_their_shares() -> None:
         ("throttle=1.5", "from 0 to 1"),
         ("throttle=nan", "KIND=PROBABILITY"),
         ("flood=0.1", "no such kind; there are ok, throttle"),
-        ("drop:3=0.1", "only hang"),
+        ("drop:3=0.1", "only hang and slow"),
         ("hang:x=0.1", "no number of seconds"),
         ("hang:inf=0.1", "no number of seconds"),
     ],
@@ -571,6 +574,17 @@ def test_the_bill_survives_restarts_and_a_torn_line(start: Start, tmp_path: Path
     assert [line.endswith(b"}") for line in lines] == [True, False, True]
 
 
+def test_the_bill_is_counted_by_provider_and_over_restarts(tmp_path: Path) -> None:
+    path = tmp_path / "bill.jsonl"
+    for name in ("aws", "google", "google"):
+        bill = Bill(path)
+        bill.append({"provider": name})
+        bill.close()
+    with path.open("ab") as file:
+        file.write(b'no json}\n["aws"]}\n{"provider":5}\n')
+    assert Bill(path).totals == {"aws": 1, "google": 2, "unknown": 3}
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
 def test_what_cannot_be_billed_is_not_answered(start: Start) -> None:
     emulator = start(bill=Path("/dev/full"))
@@ -582,6 +596,7 @@ def test_what_cannot_be_billed_is_not_answered(start: Start) -> None:
 def test_a_bill_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(ApibenchError, match=str(tmp_path)):
         Emulator(bill=tmp_path, answerer=Answerer(by_colour, "tiny"), providers=["aws"]).start()
+    assert Bill(None).totals == Counter()
     closed = Bill(tmp_path / "bill.jsonl")
     closed.close()
     with pytest.raises(OSError, match="closed"):
@@ -732,8 +747,7 @@ SERVE = """
     import numpy as np
     from apibench.emulator import Answerer, Emulator
     with Emulator(answerer=Answerer(lambda _: np.eye(1000)[207], "tiny"), providers=["aws"]) as emulator:
-        print(emulator.url, flush=True)
-        emulator.wait()
+        emulator.wait(lambda: print(emulator.url, flush=True))
     print("stopped", flush=True)
 """
 

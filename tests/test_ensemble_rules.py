@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from apibench._torch import torch
+from apibench.attacks import surrogates
 from apibench.attacks.adaptive import SURE, Adaptive, agreement
 from apibench.attacks.budgets import ball
 from apibench.attacks.ensembles import MeanLoss
 from apibench.attacks.loop import Attacked, AttackSettings, attack, generator
 from apibench.attacks.losses import CrossEntropy
 from apibench.attacks.objective import Objective
-from apibench.attacks.surrogates import OneFunction, Surrogates, mean
+from apibench.attacks.surrogates import OneFunction, Surrogates, Views, mean
 from apibench.attacks.svre import VarianceReduced
 from apibench.attacks.transforms import InputDiversity
 from apibench.attacks.weakness import CommonWeakness
@@ -127,21 +128,21 @@ def test_mean_loss_a_network_at_a_time_is_the_plain_gradient(transformed: bool) 
 
 def test_mean_loss_frees_a_network_before_the_next_and_resizes_once(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
-    judge, prepare = Surrogates.judge, Classifier.prepare
+    judge, show = Surrogates.judge, surrogates.show
 
     def judged(self: Surrogates, given: Tensor, index: int) -> Tensor:
         events.append(f"forward {index}")
         given.register_hook(lambda _: events.append(f"backward {index}"))
         return judge(self, given, index)
 
-    def prepared(self: Classifier, *given: object) -> Tensor:
-        events.append(f"resize {self.input.size}")
-        x = prepare(self, *given)  # type: ignore[arg-type]
-        x.register_hook(lambda _: events.append(f"backward {self.input.size}"))
-        return x
+    def shown(x: Tensor, side: int, views: Views = None) -> Tensor:
+        events.append(f"resize {side}")
+        resized = show(x, side, views)
+        resized.register_hook(lambda _: events.append(f"backward {side}"))
+        return resized
 
     monkeypatch.setattr(Surrogates, "judge", judged)
-    monkeypatch.setattr(Classifier, "prepare", prepared)
+    monkeypatch.setattr(surrogates, "show", shown)
     objective = Objective(THREE, LABEL, CrossEntropy(), [], Draws([generator(0, "a")]))
     objective.of_mean(picture())
     middle = [f"{way} {index}" for index in range(K) for way in ("forward", "backward")]

@@ -32,6 +32,7 @@ notes = ["CW: no time"]
 source = "{images}"
 max_side = 64
 [[transfer]]
+attack = "mi-di"
 epsilon = [16]
 steps = 2
 surrogates = ["{surrogate}"]

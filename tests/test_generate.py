@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from apibench import recipe
+from apibench import defaults, recipe
 from apibench._torch import torch
 from apibench.attacks import others as other_images
 from apibench.attacks import stage
@@ -41,7 +41,7 @@ def tiny_surrogates(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def generate(images: ImageSet, out: Path, targets: Path | None = None, **about: object) -> tuple[ImageRecord, ...]:
-    chosen = AttackSettings(**{"epsilon": 8, "steps": 2, **about})  # type: ignore[arg-type]
+    chosen = AttackSettings(**{"name": "mi-di", "epsilon": 8, "steps": 2, **about})  # type: ignore[arg-type]
     made = stage.generate(images, out, chosen, NAMES, targets=targets).images
     assert made is not None
     return made.records
@@ -97,7 +97,7 @@ def test_a_random_target_is_any_other_class_and_takes_none_of_the_attacks_draws(
     assert counts[clean.label] == 0
     assert np.delete(counts, clean.label).min() > 15, "evenly"
     for seed in range(2):  # the same as for whoever knew the class beforehand, with draws (DI's) begun anew
-        chosen = AttackSettings(epsilon=8, steps=2, seed=seed, target="random")
+        chosen = AttackSettings("mi-di", epsilon=8, steps=2, seed=seed, target="random")
         made = Attacker(clean_set, clean_set.records, chosen, list(ENSEMBLE.classifiers), {})  # type: ignore[arg-type]
         (one,) = made.attack([clean], [clean_set.read_pixels(clean)])
         assert one.extra["target"] == targets[seed]
@@ -182,7 +182,7 @@ def test_a_radius_that_no_two_images_are_apart_is_refused(tmp_path: Path) -> Non
             AttackSettings(norm="l2", epsilon=epsilon)
     path = tmp_path / "r.toml"
     path.write_text('name = "x"\n[generate]\nnorm = "l2"\nepsilon = [3.5, 900]')
-    assert recipe.load(path).generate.settings(900).variant == "mi-di/l2-900.0"
+    assert recipe.load(path).generate.settings(900).variant == f"{defaults.ATTACK}/l2-900.0"
     path.write_text('name = "x"\n[generate]\nnorm = "l2"\nepsilon = [3.5, 10001]')
     with pytest.raises(ApibenchError, match=r"generate.epsilon\[2\]\S*: Input should be less than or equal to 10000"):
         recipe.load(path)

@@ -339,6 +339,7 @@ def test_the_sdk_sees_a_missing_and_a_wrong_key_over_both_wires(start: Start) ->
         ("429", exceptions.TooManyRequests, "RESOURCE_EXHAUSTED"),
         ("500", exceptions.InternalServerError, "INTERNAL"),
         ("503", exceptions.ServiceUnavailable, "UNAVAILABLE"),
+        ("expired", exceptions.BadRequest, "INVALID_ARGUMENT"),
     ],
 )
 def test_a_failure_on_demand_is_the_services_own(
@@ -356,6 +357,29 @@ def test_a_failure_on_demand_is_the_services_own(
     assert any("retry" in detail for detail in details) == (fault == "429")
     assert emulator.bill_count == 0
     assert ask(emulator, transport, wanted()).responses[0].label_annotations
+
+
+@both
+def test_images_fail_on_demand_inside_a_success(start: Start, transport: str) -> None:
+    emulator = start(faults=["image-error", "bad-image"])
+    requests = [wanted(picture(red)) for red in (10, 20, 30)]
+    first, *others = ask(emulator, transport, *requests).responses
+    assert (first.error.code, first.error.message) == (13, "Internal error encountered.")
+    assert all(response.label_annotations and not response.error.code for response in others)
+    assert emulator.bill == {"google": 2}
+    refused = ask(emulator, transport, *requests).responses
+    assert [(response.error.code, response.error.message) for response in refused] == [(3, "Bad image data.")] * 3
+    assert emulator.bill == {"google": 2}
+    assert emulator.hits == Counter({"answered": 1, "INVALID_ARGUMENT": 1})
+
+
+@both
+def test_each_feature_of_an_image_is_billed(start: Start, transport: str) -> None:
+    emulator = start()
+    request = wanted() | {"features": [{"type_": 4, "max_results": 1}, {"type_": 4, "max_results": 3}]}
+    (response,) = ask(emulator, transport, request).responses
+    assert len(response.label_annotations) == 3
+    assert emulator.bill == {"google": 2}
 
 
 def test_a_429_over_http_says_how_long_to_wait(start: Start) -> None:

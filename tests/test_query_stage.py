@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +14,11 @@ from apibench import run as runs
 from apibench.errors import ApibenchError, ExitCode
 from apibench.imageset import ImageSet
 from apibench.query import registry, stage
-from apibench.query.contract import EncodedImage, ErrorKind, Outcome
+from apibench.query.contract import EncodedImage, ErrorKind, ImageLimits, Outcome
+from apibench.query.engine import HaltReason
+from apibench.query.forecast import Before, Plan
+from apibench.query.schema import SCHEMA
 from apibench.query.stage import QuerySettings
-from apibench.query.store import SCHEMA
 from tests.fakes import QUICK, FakeAdapter, FakeProvider, answer, error
 
 QUERY = QuerySettings("fake", policy=QUICK, prices=None)
@@ -55,8 +58,6 @@ def test_an_answered_set_needs_nobody(
 def test_a_set_that_holds_an_image_twice_is_answered_once(
     provider: FakeProvider, clean_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import dataclasses
-
     twin = dataclasses.replace(clean_set.records[0], id="twin", file="photo0.png")
     twice = ImageSet(clean_set.folder, [*clean_set.records, twin])
     stage.query_images([twice], tmp_path / "s.sqlite", QUERY)
@@ -149,7 +150,146 @@ def test_a_run_whose_keys_are_refused_has_done_nothing(
     assert result.problems == ["fake: scripted credentials"]
 
 
-@pytest.mark.parametrize("wrong", [{"timeout": float("nan")}, {"per_second": float("inf")}, {"timeout": -1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"timeout": float("nan")}, {"per_second": float("inf")}, {"timeout": -1.0}, {"max_cost": float("nan")}]
+)
 def test_numbers_that_are_none_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ApibenchError, match="must be a number above 0"):
         QuerySettings("fake", **wrong)  # type: ignore[arg-type]
+
+
+# --- the forecast ---
+
+
+def plan_of(**about: object) -> Plan:
+    given: dict[str, object] = {
+        "provider": "aws",
+        "origin": "live",
+        "images": 1000,
+        "stored": 0,
+        "calls": 1000,
+        "price": 0.001,
+        "prices_as_of": "2026-11-23",
+    }
+    return Plan(**(given | about))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("about", "says"),
+    [
+        ({"rate": 5.0, "rate_verified": False}, "at least 3 min at 5 calls a second, which is not verified)"),
+        ({"rate": 20.0}, ", at least 50 s at 20 calls a second)"),
+        ({"rate": 0.1}, ", at least 2.8 h at 0.1 calls a second)"),
+        ({"rate": 30.0, "calls": 5}, ", less than a second at 30 calls a second)"),
+        ({"rate": 30.0, "calls": 0, "stored": 1000}, "0 calls to send (about $0.00 by the list of 2026-11-23, retries"),
+        ({"price": None}, "1000 calls to send (price unknown)"),
+        ({"price": 0.0015}, "(about $1.50 by the list"),
+        ({"calls": 63}, "63 calls to send (about $1.00 by"),
+        ({"origin": "emulated", "price": 0.0}, "(emulated: costs nothing)"),
+        ({"max_calls": 2000, "before": Before(calls=12)}, "; --max-calls 2000, 12 used"),
+        ({"max_calls": 1000, "before": Before(calls=12)}, "; --max-calls 1000, 12 used: it stops there before the end"),
+        ({"max_cost": 5.0, "before": Before(spent=0.25)}, "; --max-cost 5, $0.2500 spent"),
+        ({"max_cost": 1.0, "before": Before(spent=0.25)}, "spent: it stops there before the end"),
+    ],
+)
+def test_a_forecast_says_calls_cost_time_and_caps(about: dict[str, object], says: str) -> None:
+    assert says in str(plan_of(**about))
+
+
+def test_the_forecast_comes_before_the_first_request(
+    provider: FakeProvider, clean_set: ImageSet, tmp_path: Path
+) -> None:
+    said: list[tuple[str, int]] = []
+    query = dataclasses.replace(QUERY, max_calls=3)
+    for _ in range(2):
+        stage.query_images(
+            [clean_set], tmp_path / "s.sqlite", query, say=lambda line: said.append((line, provider.hits))
+        )
+    stops = "less than a second at 5 calls a second); --max-calls 3"
+    assert said == [
+        (
+            f"forecast: fake: 5 images, 0 stored, 5 calls to send (price unknown, {stops}, 0 used: it stops there before the end",
+            0,
+        ),
+        (
+            f"forecast: fake: 5 images, 3 stored, 2 calls to send (price unknown, {stops}, 3 used: it stops there before the end",
+            3,
+        ),
+    ]
+
+
+def test_a_query_passes_on_what_it_was_told(provider: FakeProvider, clean_set: ImageSet, tmp_path: Path) -> None:
+    provider.info = dataclasses.replace(provider.info, max_batch=2)
+    prices = tmp_path / "prices.json"
+    prices.write_text('{"per_1000": {"fake": {"price": 100}}}')
+    query = dataclasses.replace(QUERY, batch=9, max_cost=0.4, prices=prices, concurrency=1)
+    report = stage.query_images([clean_set], tmp_path / "s.sqlite", query)
+    assert (provider.hits, report.answered, report.halted) == (2, 4, HaltReason.CAP)
+    provider._script = lambda *_: error(ErrorKind.TRANSIENT, uncertain=True)
+    query = dataclasses.replace(query, max_cost=None, ask_again=False)
+    assert len(stage.query_images([clean_set], tmp_path / "s.sqlite", query).left) == 1
+    provider._script = lambda *_: pytest.fail("sent")
+    assert stage.query_images([clean_set], tmp_path / "s.sqlite", query).exit_code is ExitCode.SOME_FAILED
+    assert stage.plan([clean_set], tmp_path / "s.sqlite", query).calls == 0
+
+
+def test_a_cap_on_cost_needs_a_price(provider: FakeProvider, clean_set: ImageSet, tmp_path: Path) -> None:
+    query = dataclasses.replace(QUERY, max_cost=1.0)
+    with pytest.raises(ApibenchError, match="--max-cost 1: the price list has no price for fake"):
+        stage.query_images([clean_set], tmp_path / "s.sqlite", query)
+    assert (provider.hits, list(tmp_path.glob("s.sqlite*"))) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("about", "query", "rate", "at_a_time"),
+    [
+        ({"rate_per_second": 5.0}, {}, 5.0, 5),
+        ({"rate_per_second": 30.0}, {}, 30.0, 30),
+        ({"rate_per_second": 1 / 3}, {}, 1 / 3, 4),
+        ({"rate_per_second": 500.0}, {}, 500.0, 64),
+        ({"rate_per_second": 30.0}, {"per_second": 12.0}, 12.0, 12),
+        ({"rate_per_second": 30.0}, {"concurrency": 2}, 30.0, 2),
+        ({"rate_per_second": 30.0}, {"emulated": True}, None, 4),
+        ({"rate_per_second": 30.0}, {"emulated": True, "per_second": 8.0}, 8.0, 8),
+        ({"rate_per_second": 30.0, "images_per_second": 30.0, "max_batch": 16}, {"batch": 16}, 1.875, 4),
+        ({"rate_per_second": 30.0, "images_per_second": 30.0, "max_batch": 4}, {"batch": 16}, 7.5, 8),
+        ({"rate_per_second": 15.0, "max_batch": 128}, {"batch": 16}, 15.0, 15),
+    ],
+)
+def test_rate_and_requests_at_a_time_follow_what_the_vendor_documents(
+    about: dict[str, object], query: dict[str, object], rate: float | None, at_a_time: int
+) -> None:
+    info = dataclasses.replace(FakeProvider.info, **about)  # type: ignore[arg-type]
+    asked = dataclasses.replace(QUERY, **query)  # type: ignore[arg-type]
+    assert (asked.rate(info), asked.at_a_time(info)) == (rate, at_a_time)
+
+
+def test_the_query_of_a_recipe_has_the_same_caps() -> None:
+    from apibench.recipe import Recipe
+
+    section = {"max_calls": 7, "max_cost": 0.5, "on_uncertain": "stop", "batch": 4}
+    query = runs.query_settings(Recipe.model_validate({"name": "x", "query": section}), "aws")
+    assert (query.max_calls, query.max_cost, query.ask_again, query.batch, query.concurrency) == (
+        7,
+        0.5,
+        False,
+        4,
+        None,
+    )
+    default = runs.query_settings(Recipe(name="x"), "aws")
+    assert (default.max_cost, default.ask_again, default.batch) == (None, True, 1)
+    for wrong in ({"max_cost": 0}, {"max_cost": float("inf")}, {"on_uncertain": "retry"}, {"batch": 0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            Recipe.model_validate({"name": "x", "query": wrong})
+
+
+def test_what_the_provider_would_not_take_is_never_sent(
+    provider: FakeProvider, clean_set: ImageSet, tmp_path: Path
+) -> None:
+    provider.info = dataclasses.replace(provider.info, limits=ImageLimits(max_side=50))
+    report = stage.query_images([clean_set], tmp_path / "s.sqlite", QUERY)
+    assert (provider.hits, report.sent, len(report.rejected)) == (0, 0, 5)
+    assert "64 x 48 pixels: it takes no side above 50" in report.rejected[0][1]
+    provider.info = dataclasses.replace(provider.info, limits=ImageLimits())
+    again = stage.query_images([clean_set], tmp_path / "s.sqlite", QUERY)
+    assert (again.sent, len(again.rejected_before)) == (0, 5)

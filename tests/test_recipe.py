@@ -31,11 +31,11 @@ def test_the_benchmark_asks_four_vendors_live_with_three_treatments() -> None:
     assert not loaded.query.emulated
     assert [variant.folder for variant in run.variants(loaded)] == [
         "clean",
-        "mi-di-eps16",
+        "ni-si-2-di-eps16",
         "clean+gaussian-4",
-        "mi-di-eps16+gaussian-4",
+        "ni-si-2-di-eps16+gaussian-4",
         "clean+ncis-4",
-        "mi-di-eps16+ncis-4",
+        "ni-si-2-di-eps16+ncis-4",
     ]
 
 

@@ -15,7 +15,7 @@ from apibench.imageset import ImageSet
 from apibench.purifiers import stage as purify
 from tests.conftest import tiny_classifier
 
-SETTINGS = AttackSettings(epsilon=8, steps=3)
+SETTINGS = AttackSettings("mi-di", epsilon=8, steps=3)
 
 
 @pytest.fixture(autouse=True)

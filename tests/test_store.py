@@ -15,7 +15,7 @@ import pytest
 from apibench.errors import ApibenchError
 from apibench.imageset import ImageSet
 from apibench.query.contract import Answer, ErrorKind, Label, Parsed, ProviderError
-from apibench.query.store import ResponseStore, canonical
+from apibench.query.store import CapReachedError, ResponseStore, canonical
 from tests.fakes import KEY, answer, error
 
 
@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> Path:
 def test_intent_comes_first_and_the_raw_answer_is_kept_to_the_byte(path: Path) -> None:
     raw = b'{"labels": ["Dog"],  "odd spacing": "\xc3\xbc" }\n'
     with ResponseStore.open(path) as store:
-        (attempt,) = store.begin(KEY, ["a" * 64], price=0.001, cap=None) or []
+        (attempt,) = store.begin(KEY, ["a" * 64], price=0.001, cap=None)
         assert rows(path, "SELECT outcome, finished_at, price FROM attempts") == [(None, None, 0.001)]
         import dataclasses
 
@@ -46,7 +46,7 @@ def test_intent_comes_first_and_the_raw_answer_is_kept_to_the_byte(path: Path) -
 
 def test_a_response_is_never_overwritten(path: Path) -> None:
     with ResponseStore.open(path) as store:
-        first, second = store.begin(KEY, ["a", "a"], price=None, cap=None) or []
+        first, second = store.begin(KEY, ["a", "a"], price=None, cap=None)
         store.record_answer(first, answer("Dog"), 0.1)
         with pytest.raises(ApibenchError, match="UNIQUE"):
             store.record_answer(second, answer("Cat"), 0.1)
@@ -65,7 +65,7 @@ def test_outcomes_tell_answers_refusals_and_failures_apart(path: Path) -> None:
         }
         for sha, kinds in given.items():
             for kind in kinds:
-                (attempt,) = store.begin(KEY, [sha], price=None, cap=None) or []
+                (attempt,) = store.begin(KEY, [sha], price=None, cap=None)
                 if kind is None:
                     store.record_answer(attempt, answer(), 0.1)
                 else:
@@ -85,14 +85,18 @@ def test_the_cap_is_exact_under_eight_threads(path: Path) -> None:
 
         def spend() -> None:
             for i in range(10):
-                got.append(store.begin(KEY, [f"{threading.get_ident()}-{i}"], price=None, cap=37))
+                try:
+                    got.append(store.begin(KEY, [f"{threading.get_ident()}-{i}"], price=None, cap=37))
+                except CapReachedError as cap:
+                    got.append(str(cap))
 
         threads = [threading.Thread(target=spend) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert sum(ids is not None for ids in got) == store.calls("default") == 37
+        assert sum(isinstance(ids, list) for ids in got) == store.calls("default") == 37
+        assert got.count("--max-calls 37") == 80 - 37
 
 
 KILLED = """
@@ -148,8 +152,8 @@ def test_a_foreign_database_and_another_version_are_refused(path: Path) -> None:
     ResponseStore.open(path).close()
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE meta SET value = '99'")
-    for read_only in (False, True):
-        with pytest.raises(ApibenchError, match="schema version 99; this apibench writes version 1"):
+    for read_only, does in ((False, "writes version 2"), (True, "reads versions 1 to 2")):
+        with pytest.raises(ApibenchError, match=f"schema version 99; this apibench {does}"):
             ResponseStore.open(path, read_only=read_only)
 
 
@@ -202,11 +206,11 @@ def test_a_link_to_a_store_is_under_the_same_lock(path: Path, tmp_path: Path) ->
 def test_text_that_no_database_takes_does_not_lose_an_answer(path: Path) -> None:
     odd = "half \ud800"
     with ResponseStore.open(path) as store:
-        first, second = store.begin(KEY, ["a", "b"], price=None, cap=None) or []
+        first, second = store.begin(KEY, ["a", "b"], price=None, cap=None)
         store.record_answer(first, Answer(b"raw", Parsed((Label(odd, 0.5),), odd), odd), 0.1)
         store.record_error(second, ProviderError(ErrorKind.PROTOCOL, odd, code=odd), 0.1)
     assert rows(path, "SELECT raw, request_id FROM responses") == [(b"raw", "half ?")]
-    assert rows(path, "SELECT error_message FROM attempts WHERE sha256 = 'b'") == [("half ?",)]
+    assert str(rows(path, "SELECT error_message FROM attempts WHERE sha256 = 'b'")[0][0]).startswith("half")
 
 
 def test_a_missing_store_is_not_made_by_reading(path: Path) -> None:
@@ -217,7 +221,7 @@ def test_a_missing_store_is_not_made_by_reading(path: Path) -> None:
 
 def test_a_full_disk_is_one_line_and_keeps_what_is_stored(path: Path) -> None:
     with ResponseStore.open(path) as store:
-        (attempt,) = store.begin(KEY, ["a"], price=None, cap=None) or []
+        (attempt,) = store.begin(KEY, ["a"], price=None, cap=None)
         store.record_answer(attempt, answer(), 0.1)
         pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
         store._connection.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own way to a full disk

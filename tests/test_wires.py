@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from apibench import metrics
-from apibench.emulator import Answerer, Emulator
+from apibench.emulator import Answerer, Emulator, vendors
 from apibench.emulator.answerer import Pixels, Probabilities
 from apibench.errors import ExitCode
 from apibench.imageset import encode_png
@@ -118,8 +119,13 @@ def test_an_answer_is_stored_as_received_and_reads_the_same_again(ask: Ask, requ
         ("provisioned", QUICK.attempts),
         ("429", QUICK.attempts),
         ("500", QUICK.attempts),
+        ("image-error", QUICK.attempts),
+        ("502", QUICK.uncertain + 1),
+        ("504", QUICK.uncertain + 1),
         ("drop", QUICK.uncertain + 1),
+        ("reset", QUICK.uncertain + 1),
         ("drop-after", QUICK.uncertain + 1),
+        ("truncated", QUICK.uncertain + 1),
         ("malformed", QUICK.uncertain + 1),
         ("html", QUICK.uncertain + 1),
         ("empty", QUICK.uncertain + 1),
@@ -134,11 +140,63 @@ def test_a_fault_that_does_not_end_is_met_as_often_as_the_policy_says(ask: Ask, 
     assert report.uncertain == (hits if hits == QUICK.uncertain + 1 else 0)
 
 
-@pytest.mark.parametrize("fault", ["throttle", "429", "500", "503", "drop", "malformed"])
+@pytest.mark.parametrize(
+    "fault", ["throttle", "429", "500", "502", "503", "504", "image-error", "drop", "reset", "malformed"]
+)
 def test_a_fault_that_ends_costs_one_more_request(ask: Ask, fault: str) -> None:
     asked = ask(faults=[fault])
     report = asked.about(GOOD)
     assert (report.answered, report.sent, asked.hits, asked.emulator.bill_count) == (1, 2, 2, 1)
+
+
+def test_an_answer_called_text_is_an_answer(ask: Ask) -> None:
+    asked = ask(faults=["content-type"])
+    assert (asked.about(GOOD).answered, asked.hits, asked.emulator.bill_count) == (1, 1, 1)
+    assert asked.emulator.hits["content-type"] == 1
+
+
+def test_a_slow_answer_is_billed_whoever_waits_for_it(ask: Ask) -> None:
+    asked = ask(faults=["slow:0.9"])
+    begun = time.monotonic()
+    report = asked.about(GOOD, timeout=5.0)
+    assert (report.answered, asked.hits, asked.emulator.bill_count) == (1, 1, 1)
+    assert time.monotonic() - begun > 0.8
+
+
+def test_a_trickle_outlasts_a_read_timeout_and_no_deadline(ask: Ask) -> None:
+    """HTTP's clients wait for each piece, gRPC's for the whole: only the latter are protected by their timeout."""
+    asked = ask(faults=["slow:1"] * 20)
+    report = asked.about(GOOD, timeout=0.4)
+    deadline = asked.provider == "clarifai" or (asked.provider == "google" and not asked.settings)
+    expected = (0, QUICK.uncertain + 1) if deadline else (1, 1)
+    assert (report.answered, asked.hits) == expected
+    assert asked.emulator.bill_count == asked.hits
+
+
+def test_an_image_that_fails_inside_a_success_is_asked_again_alone(ask: Ask) -> None:
+    asked = ask(faults=["image-error"])
+    report = asked.about(*(encode_png(paint(i, 96, 96)) for i in range(3)), batch=3)
+    batched = registry.adapter(asked.provider).info.max_batch > 1
+    assert (report.answered, asked.hits, asked.emulator.bill_count) == (3, 2 if batched else 4, 3)
+
+
+def test_an_image_refused_on_demand_is_not_sent_again(ask: Ask) -> None:
+    asked = ask(faults=["bad-image"])
+    report = asked.about(GOOD)
+    assert (report.answered, len(report.rejected), asked.hits, asked.emulator.bill_count) == (0, 1, 1, 0)
+
+
+def test_a_key_that_expires_stops_the_run(ask: Ask) -> None:
+    asked = ask(faults=["ok", "expired"])
+    report = asked.about(GOOD)
+    again = asked.about(encode_png(paint(2, 96, 96)), encode_png(paint(3, 96, 96)))
+    assert (report.answered, again.halted, asked.hits) == (1, HaltReason.CREDENTIALS, 2)
+    assert "EMULATED" not in again.message
+
+
+def test_the_adapters_sign_with_the_fake_keys_that_are_checked(ask: Ask) -> None:
+    asked = ask(accepted_keys=vendors.FAKE_KEYS)
+    assert (asked.about(GOOD).answered, asked.hits) == (1, 1)
 
 
 def test_a_wrong_key_stops_the_run_with_its_first_request(ask: Ask) -> None:
@@ -186,6 +244,7 @@ def test_one_emulator_speaks_for_all_on_two_ports() -> None:
         lines = emulator.describe()
     assert [line.partition(" on ")[0] for line in lines] == [
         "emulating AWS Rekognition (HTTP)",
+        "emulating Azure Image Analysis 4.0 (HTTP)",
         "emulating Azure Computer Vision (HTTP)",
         "emulating Clarifai (gRPC)",
         "emulating Google Cloud Vision (HTTP)",

@@ -17,6 +17,7 @@ from apibench.query.contract import (
     Answer,
     EncodedImage,
     ErrorKind,
+    ImageLimits,
     Label,
     Outcome,
     Parsed,
@@ -54,7 +55,13 @@ INFO = ProviderInfo(
         r"vpce-[a-z0-9-]+\.rekognition\.[a-z0-9-]+\.vpce\.amazonaws\.com",
     ),
     rate_per_second=5.0,  # the documented default depends on the region; this one is not verified
+    rate_verified=False,
+    # https://docs.aws.amazon.com/rekognition/latest/dg/limits.html: 80 to 10,000 pixels a side; the bytes are the service model's
+    # (botocore's service-2.json, ImageBlob), which says 5 MB exactly.
+    limits=ImageLimits(max_bytes=5_242_880, min_side=80, max_side=10_000),
+    taps=True,
 )
+OPERATION = "/DetectLabels"
 
 # MinConfidence is explicit: the API's default of 55 would hide how far a label fell.
 DEFAULTS: dict[str, int | float] = {"MaxLabels": 10, "MinConfidence": 1.0}
@@ -168,6 +175,7 @@ class AwsProvider:
         self.info = INFO
         self.settings = settings
         self._call = Call()
+        self._tap = options.tap
         self._client = self._connect(options)
         # The body exactly as received: boto3 hands out only what it parsed, and that is not what was paid for.
         self._client.meta.events.register("before-parse.rekognition.DetectLabels", self._keep)
@@ -248,6 +256,7 @@ class AwsProvider:
         self._call.request_id = headers.get("x-amzn-requestid")
         self._call.retry_after = headers.get("retry-after")
         self._call.raw = bytes(response_dict.get("body") or b"")
+        self._tap(self._call.exchange(OPERATION, headers))
 
 
 def _from_reply(error: Exception | None, call: Call) -> ProviderError:
@@ -266,14 +275,14 @@ def _from_reply(error: Exception | None, call: Call) -> ProviderError:
 
 
 def _from_sdk(error: Exception) -> ProviderError:
-    """No reply. Uncertain where the request may have reached the service."""
+    """No reply. Uncertain where the request may have reached the service, not sent where it cannot have left this machine."""
     from botocore import exceptions as sdk
 
     if isinstance(error, sdk.NoRegionError):
         message = "no AWS region; set AWS_REGION or AWS_DEFAULT_REGION, to us-east-1 for instance"
-        return ProviderError(ErrorKind.CREDENTIALS, message)
+        return ProviderError(ErrorKind.CREDENTIALS, message, sent=False)
     if isinstance(error, sdk.NoCredentialsError):
-        return ProviderError(ErrorKind.CREDENTIALS, NO_CREDENTIALS)
+        return ProviderError(ErrorKind.CREDENTIALS, NO_CREDENTIALS, sent=False)
     message = redact(f"{type(error).__name__}: {error}")
     credentials = (
         sdk.PartialCredentialsError,
@@ -287,12 +296,15 @@ def _from_sdk(error: Exception) -> ProviderError:
         sdk.LoginError,
     )
     if isinstance(error, credentials):
-        return ProviderError(ErrorKind.CREDENTIALS, message)
+        return ProviderError(ErrorKind.CREDENTIALS, message, sent=False)
     if isinstance(error, sdk.ParamValidationError):
-        return ProviderError(ErrorKind.REJECTED, message)
-    # Refused, unresolved or never connected: nothing was processed.
-    if isinstance(error, sdk.ConnectionError):
-        return ProviderError(ErrorKind.TRANSIENT, message)
+        return ProviderError(ErrorKind.REJECTED, message, sent=False)
+    # Refused, unresolved or never connected, or not whom we trust.
+    never = isinstance(error, sdk.EndpointConnectionError | sdk.ConnectTimeoutError | sdk.ProxyConnectionError)
+    if isinstance(error, sdk.ConnectionError):  # with the others of its kind nothing was processed
+        return ProviderError(
+            ErrorKind.TRANSIENT, message, sent=not (never or "CERTIFICATE_VERIFY_FAILED" in str(error))
+        )
     if isinstance(error, sdk.HTTPClientError | OSError):
         return ProviderError(ErrorKind.TRANSIENT, message, uncertain=True)
     return ProviderError(ErrorKind.PROTOCOL, message, uncertain=True)

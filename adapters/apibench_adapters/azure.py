@@ -23,6 +23,7 @@ from apibench.query.contract import (
     Answer,
     EncodedImage,
     ErrorKind,
+    ImageLimits,
     Label,
     Outcome,
     Parsed,
@@ -62,7 +63,12 @@ INFO = ProviderInfo(
         r"[a-z0-9]+\.api\.cognitive\.(microsoft\.com|microsoft\.us|azure\.cn)",
     ),
     rate_per_second=20.0,  # S1: "up to 20 TPS" (FAQ); the free tier allows 20 a minute, so give --rate 0.3 there
+    # https://learn.microsoft.com/azure/ai-services/computer-vision/overview-image-analysis, "Image requirements": less than 4 MB,
+    # more than 50 x 50 and less than 16,000 x 16,000 pixels. A MB is taken for the larger of its two meanings.
+    limits=ImageLimits(max_bytes=4 * 1024 * 1024 - 1, min_side=51, max_side=15_999),
+    taps=True,
 )
+OPERATION = "/vision/v3.2/tag"
 
 DEFAULTS = {"language": "en", "model-version": "latest"}
 LANGUAGES = ("en", "es", "ja", "pt", "zh")  # as in the SDK's docstring of tag_image_in_stream
@@ -161,6 +167,7 @@ class AzureProvider:
         self.info = INFO
         self.settings = settings
         self._call = Call()
+        self._tap = options.tap
         self._sessions: set[requests.Session] = set()
         endpoint, self._key = _access(options)
         self._client = self._connect(endpoint, options)
@@ -230,6 +237,7 @@ class AzureProvider:
         self._call.request_id = response.headers.get("apim-request-id")
         self._call.retry_after = response.headers.get("retry-after")
         self._call.raw = response.content
+        self._tap(self._call.exchange(OPERATION, response.headers))
 
 
 def _close(session: requests.Session) -> None:
@@ -325,4 +333,5 @@ def _from_sdk(error: Exception, key: str) -> ProviderError:
     message = redact(f"{type(cause).__name__}: {cause}", key)
     if not isinstance(cause, RequestException | OSError):
         return ProviderError(ErrorKind.PROTOCOL, message, uncertain=True)
-    return ProviderError(ErrorKind.TRANSIENT, message, uncertain=not never_sent(cause))
+    sent = not never_sent(cause)
+    return ProviderError(ErrorKind.TRANSIENT, message, uncertain=sent, sent=sent)

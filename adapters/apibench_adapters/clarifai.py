@@ -22,6 +22,7 @@ from apibench.query.contract import (
     Answer,
     EncodedImage,
     ErrorKind,
+    ImageLimits,
     Label,
     Outcome,
     Parsed,
@@ -65,6 +66,9 @@ INFO = ProviderInfo(
     max_batch=128,  # https://docs.clarifai.com/create-manage/inputs/upload
     rate_per_second=15.0,  # https://docs.clarifai.com/resources/api-overview/rate-limits: all plans
     extra="clarifai-lean",
+    # https://docs.clarifai.com/create-manage/inputs/upload: less than 20 MB, at most 85 million pixels.
+    limits=ImageLimits(max_bytes=20 * 1024 * 1024 - 1, max_pixels=85_000_000),
+    taps=True,
 )
 ENDPOINT = "https://api.clarifai.com"
 NO_CREDENTIALS = "no Clarifai credentials found; set CLARIFAI_PAT to a personal access token"
@@ -210,7 +214,7 @@ class ClarifaiProvider:
         from apibench_adapters import rpc
 
         connect = rpc.loopback_channel if options.emulated else rpc.secure_channel
-        self._channel = rpc.KeepingChannel(connect(endpoint))
+        self._channel = rpc.KeepingChannel(connect(endpoint), options.tap)
         self._stub = _stub(self._channel)
 
     @property

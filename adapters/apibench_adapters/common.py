@@ -13,7 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from apibench.query.contract import ErrorKind, ProviderError, ProviderOptions
+from apibench.query.contract import ErrorKind, Exchange, ProviderError, ProviderOptions, WireKind
+from apibench.query.redact import MOST_KEPT, redact, redact_body
+
+__all__ = ["MOST_KEPT", "redact", "redact_body"]  # the contract's half on secrets, from where the adapters look for it
 
 Setting = str | int | float | bool
 Settings = Mapping[str, Setting]
@@ -122,6 +125,10 @@ def seconds(after: str | None) -> float | None:
     return value if math.isfinite(value) and value >= 0 else None
 
 
+# The headers of a reply that some adapter, or some SDK below it, makes something of. None of them holds a secret.
+HEADERS = ("content-type", "retry-after", "x-amzn-requestid", "x-amzn-errortype", "apim-request-id")
+
+
 class Call(threading.local):
     """What came over HTTP for the call that this thread makes: nothing yet, or a status, headers and a body.
 
@@ -136,6 +143,12 @@ class Call(threading.local):
     def forget(self) -> None:
         """Before the next call: what is left of the last one must not be taken for it."""
         self.__dict__.clear()
+
+    def exchange(self, method: str, headers: Mapping[str, str]) -> Exchange:
+        """What came, for whoever records it; of the headers, those that an adapter reads."""
+        found = {name.lower(): value for name, value in headers.items()}
+        kept = {name: found[name] for name in HEADERS if name in found}
+        return Exchange(WireKind.HTTP, method, self.status, kept, self.raw or b"")
 
 
 def never_sent(error: BaseException) -> bool:
@@ -191,47 +204,5 @@ def check_key(name: str, key: str) -> str:
     """A key that can be sent in a header: no spaces or line ends around it, ASCII. Raises ProviderError naming the variable."""
     key = key.strip()
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise ProviderError(ErrorKind.CREDENTIALS, f"{name}: holds something that is no key (it is not printed here)")
+        raise ProviderError(ErrorKind.CREDENTIALS, f"{name} holds something that is no key (it is not printed here)")
     return key
-
-
-# --- secrets ---
-
-_SECRETS = re.compile(
-    r"\b(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{8,}\b"  # AWS key ids
-    r"|\bAIza[0-9A-Za-z_-]{20,}|\bya29\.[0-9A-Za-z._-]+"  # Google API keys and access tokens
-    r"|\b[0-9a-fA-F]{32,}\b"  # Azure's keys, Clarifai's personal access tokens
-    r"|(?i:(?:credential|signature|security-token|authorization|secret\w{0,40}|token|(?:api|subscription)[-_]?key)\s*[=:]\s*)"
-    r"(?:(?i:bearer|key|basic)\s+)?[^\s,;&]+"
-    r"|\b(?i:bearer|key)\s+[0-9A-Za-z._~+/-]{16,}"
-    r"|(?<=://)[^/@\s]+(?=@)"  # user and password of a proxy's or an endpoint's address
-    r"|[A-Za-z0-9/+=]{40,}"  # secrets, session tokens, signatures, and image bytes
-)
-_REMOVED = "[removed]"
-MOST_KEPT = 262_144  # of an error's body: what is longer is no error of the vendor's
-
-
-def redact(message: str, *secrets: str) -> str:
-    """A message without ``secrets``, nor anything that looks like a key, a signature or encoded bytes; one line, at most 300."""
-    clean = "".join(c if c.isprintable() else " " for c in _without(message, secrets, 4_000))
-    return " ".join(clean.split())[:300]
-
-
-def redact_body(raw: bytes, *secrets: str) -> bytes:
-    """An error's body as received, unless it repeats a key (AWS answers a wrong signature with the headers it signed).
-
-    Of a body that is longer than :data:`MOST_KEPT`, only the beginning.
-    """
-    body = raw.decode("utf-8", "replace").replace("\\/", "/")
-    clean = _without(body, secrets, MOST_KEPT)
-    return clean.encode() if clean != body else raw
-
-
-def _without(message: str, secrets: tuple[str, ...], most: int) -> str:
-    for secret in secrets:
-        if secret:
-            message = message.replace(secret, _REMOVED)
-    if len(message) > most:
-        # Cut between words, so that no half of a key is left that looks like none.
-        message = re.sub(r"\S+\Z", "", message[:most]) + " [cut off]"
-    return _SECRETS.sub(_REMOVED, message)

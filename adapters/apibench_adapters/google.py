@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from apibench.query.contract import (
     EncodedImage,
     ErrorKind,
+    ImageLimits,
     Outcome,
     Parsed,
     ProviderError,
@@ -39,6 +40,11 @@ INFO = ProviderInfo(
     hosts=(r"(?:(?:us|eu)-)?vision(?:\.mtls)?\.googleapis\.com",),
     max_batch=16,
     rate_per_second=30.0,  # 1,800 requests and 1,800 images a minute: cloud.google.com/vision/quotas
+    images_per_second=30.0,
+    # cloud.google.com/vision/quotas, "Content limits": 20 MB a file, 10 MB a JSON request (base64 makes four bytes of three);
+    # .../docs/best-practices: 75 million pixels, above which an image is scaled down. MB as for the largest that may be meant.
+    limits=ImageLimits(max_bytes=20 * 1024 * 1024, max_json=10 * 1024 * 1024, max_pixels=75_000_000),
+    taps=True,
 )
 
 # No page names an upper limit of maxResults; 50 is ours, and more than any photograph has been seen to bring.

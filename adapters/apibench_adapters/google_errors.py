@@ -139,7 +139,7 @@ def of_credentials(error: Exception, *secrets: str) -> ProviderError:
 
     later = isinstance(error, TransportError) or getattr(error, "retryable", False)
     kind = ErrorKind.TRANSIENT if later else ErrorKind.CREDENTIALS
-    return ProviderError(kind, redact(f"{type(error).__name__}: {error}", *secrets))
+    return ProviderError(kind, redact(f"{type(error).__name__}: {error}", *secrets), sent=False)
 
 
 def _detail(details: list[dict[str, Any]], name: str) -> dict[str, Any]:

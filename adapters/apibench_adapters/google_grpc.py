@@ -62,7 +62,7 @@ class GrpcConnection:
         else:
             channel = rpc.secure_channel(f"https://{host}", ssl_credentials)
         authorizing = _Authorizing(self._credentials, self._options.timeout)
-        self._channel = rpc.KeepingChannel(grpc.intercept_channel(channel, authorizing))
+        self._channel = rpc.KeepingChannel(grpc.intercept_channel(channel, authorizing), self._options.tap)
         return self._channel
 
     @property

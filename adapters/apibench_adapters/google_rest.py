@@ -18,6 +18,8 @@ from apibench.query.contract import ErrorKind, ProviderError, ProviderOptions
 from apibench_adapters import google_errors
 from apibench_adapters.common import Call, never_sent, redact
 
+OPERATION = "/v1/images:annotate"
+
 
 class RestConnection:
     """The SDK finds the host, unless an endpoint is given, and a client's certificate, if the user has one."""
@@ -26,6 +28,7 @@ class RestConnection:
         self._timeout = options.timeout
         self._credentials = credentials
         self._call = Call()
+        self._tap = options.tap
         self._client: Any = ImageAnnotatorClient(
             credentials=credentials,
             transport="rest",
@@ -65,6 +68,7 @@ class RestConnection:
         self._call.status = response.status_code
         self._call.retry_after = response.headers.get("Retry-After")
         self._call.raw = response.content  # raises where the connection breaks within the body
+        self._tap(self._call.exchange(OPERATION, response.headers))
 
     def close(self) -> None:
         self._client.transport.close()
@@ -88,5 +92,6 @@ def _from_sdk(error: Exception, *secrets: str) -> ProviderError:
         return google_errors.of_credentials(error, *secrets)
     message = redact(f"{type(error).__name__}: {error}", *secrets)
     if isinstance(error, requests.RequestException | OSError):
-        return ProviderError(ErrorKind.TRANSIENT, message, uncertain=not never_sent(error))
+        sent = not never_sent(error)
+        return ProviderError(ErrorKind.TRANSIENT, message, uncertain=sent, sent=sent)
     return ProviderError(ErrorKind.PROTOCOL, message, uncertain=True)

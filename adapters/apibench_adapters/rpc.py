@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import grpc
 
-from apibench.query.contract import ErrorKind, ProviderError
+from apibench.query.contract import ErrorKind, Exchange, ProviderError, WireKind
 from apibench_adapters.common import redact
 
 # What a status says, by its name and its number (which per-image errors carry).
@@ -35,6 +35,7 @@ MAYBE_DONE = frozenset({"CANCELLED", "UNKNOWN", "DEADLINE_EXCEEDED"})
 _MADE_HERE_TOO = MAYBE_DONE | {"INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 # Never connected: nothing was sent.
 _NEVER_SENT = ("failed to connect to all addresses", "DNS resolution failed", "errors resolving")
+DETAILS = "grpc-status-details-bin"
 # A proxy's word of a service that it lost sight of.
 _OF_A_PROXY = ("upstream", "reset before headers")
 
@@ -51,8 +52,9 @@ class KeepingChannel(grpc.Channel):  # type: ignore[misc]  # grpcio has no types
     What is below it passes bytes, so that a recorded reply can be played by an ordinary interceptor.
     """
 
-    def __init__(self, channel: grpc.Channel) -> None:
+    def __init__(self, channel: grpc.Channel, tap: Callable[[Exchange], None] = lambda _: None) -> None:
         self._channel = channel
+        self._tap = tap
         self.received = Received()
 
     def unary_unary(
@@ -64,9 +66,17 @@ class KeepingChannel(grpc.Channel):  # type: ignore[misc]  # grpcio has no types
     ) -> grpc.UnaryUnaryMultiCallable:
         def read(data: bytes) -> Any:
             self.received.raw = data
+            self._tap(Exchange(WireKind.GRPC, method, 0, {}, data))
             return response_deserializer(data) if response_deserializer else data
 
-        return _Keeping(self._channel.unary_unary(method, request_serializer, None), read)
+        def ended(error: grpc.RpcError) -> None:
+            status = Status.of(error)
+            if status.is_the_services:
+                details = status.trailers.get(DETAILS)
+                rpc = (status.code, status.details, details if isinstance(details, bytes) else None)
+                self._tap(Exchange(WireKind.GRPC, method, 0, {}, b"", rpc))
+
+        return _Keeping(self._channel.unary_unary(method, request_serializer, None), read, ended)
 
     # Nothing below is used; a stub that is built of all of a service's methods asks for it.
     def unary_stream(self, *arguments: Any, **named: Any) -> Any:
@@ -97,15 +107,25 @@ class KeepingChannel(grpc.Channel):  # type: ignore[misc]  # grpcio has no types
 class _Keeping(grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
     """A method of a stub. It reads the reply in the thread that called it, so a thread finds its own reply."""
 
-    def __init__(self, inner: grpc.UnaryUnaryMultiCallable, read: Callable[[bytes], Any]) -> None:
+    def __init__(
+        self,
+        inner: grpc.UnaryUnaryMultiCallable,
+        read: Callable[[bytes], Any],
+        ended: Callable[[grpc.RpcError], None],
+    ) -> None:
         self._inner = inner
         self._read = read
+        self._ended = ended
 
     def __call__(self, request: Any, *arguments: Any, **named: Any) -> Any:
-        return self._read(self._inner(request, *arguments, **named))
+        return self.with_call(request, *arguments, **named)[0]
 
     def with_call(self, request: Any, *arguments: Any, **named: Any) -> tuple[Any, grpc.Call]:
-        data, call = self._inner.with_call(request, *arguments, **named)
+        try:
+            data, call = self._inner.with_call(request, *arguments, **named)
+        except grpc.RpcError as error:
+            self._ended(error)
+            raise
         return self._read(data), call
 
     def future(self, request: Any, *arguments: Any, **named: Any) -> Any:
@@ -157,13 +177,23 @@ class Status:
         return cls(code.name if code else "UNKNOWN", error.details() or "", bool(trailers), trailers)
 
     @property
+    def is_the_services(self) -> bool:
+        """Whether it can be nobody's but the service's."""
+        return self.from_service or self.code not in _MADE_HERE_TOO
+
+    @property
+    def sent(self) -> bool:
+        """False where no connection was made."""
+        return self.from_service or not any(never in self.details for never in _NEVER_SENT)
+
+    @property
     def uncertain(self) -> bool:
         """Whether the request may have been answered all the same."""
         if self.code not in _MADE_HERE_TOO:
             return False
         if self.from_service:
             return self.code in MAYBE_DONE or any(proxy in self.details for proxy in _OF_A_PROXY)
-        return not any(never in self.details for never in _NEVER_SENT)
+        return self.sent
 
     def error(self, kind: ErrorKind | None = None, *secrets: str, retry_after: float | None = None) -> ProviderError:
         """The typed error; ``kind`` where the adapter knows more than the code says."""
@@ -173,4 +203,5 @@ class Status:
             code=self.code,
             retry_after=retry_after,
             uncertain=self.uncertain,
+            sent=self.sent,
         )

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from apibench import defaults
 from apibench._torch import torch
 from apibench.attacks import composition
 from apibench.attacks.budgets import ball
@@ -33,7 +34,7 @@ class AttackSettings:
     other, drawn.
     """
 
-    name: str = "mi-di"
+    name: str = defaults.ATTACK
     epsilon: float = 16
     steps: int = 10
     seed: int = 0

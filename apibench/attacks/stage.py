@@ -104,7 +104,7 @@ def generate(
         job.check_given(todo, "cpu" if engine.name == RAY else engine.device)
     failed = engines.run(job, todo, engine) if todo else []
     if len(failed) == len(records):
-        raise ApibenchError(f"{images.folder}: not one of its images can be read; the first:\n{failed[0][1]}")
+        raise ApibenchError(f"{images.folder}: not one of its images can be made; the first:\n{failed[0][1]}")
     left_out = {id for id, _ in failed}
     return Generated(
         writer.finish(record.id for record in records if record.id not in left_out),
@@ -132,6 +132,9 @@ class GenerateJob:
         return f"attack {self.settings.variant}"
 
     def begin(self, device: str) -> GenerateWorker:
+        self.images.check_folder()
+        if [canonical(name) for name in self.surrogates] != self.recipe["surrogates"]:
+            raise ApibenchError("a surrogate's weights are not those that the command was started with")
         return GenerateWorker(self, self.attacker(device), SetWriter(self.out, self.recipe), machine(device))
 
     def attacker(self, device: str) -> Attacker:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
 from apibench._torch import torch
-from apibench.classifiers import Classifier, InputSettings, View
+from apibench.classifiers import Classifier, InputSettings, View, show
 
 Tensor = torch.Tensor
 Views = Sequence[View | None] | None
@@ -31,7 +31,7 @@ class Networks(Protocol):
 
 
 class Surrogates(torch.nn.Module):
-    """Classifiers of any mix of input sizes; those of the same input share one resizing. As a module: the mean of the logits."""
+    """Classifiers of any mix of input sizes; those of the same size share one resizing. As a module: the mean of the logits."""
 
     def __init__(self, classifiers: Sequence[Classifier]) -> None:
         super().__init__()
@@ -48,11 +48,15 @@ class Surrogates(torch.nn.Module):
         return [self.judge(given, index) for index, given in enumerate(self.inputs(x, views))]
 
     def inputs(self, x: Tensor, views: Views) -> list[Tensor]:
+        shown: dict[int, Tensor] = {}
         prepared: dict[InputSettings, Tensor] = {}
         for index in range(len(self)):
             classifier = self._classifier(index)
+            side = classifier.input.size
+            if side not in shown:
+                shown[side] = show(x, side, views)
             if classifier.input not in prepared:
-                prepared[classifier.input] = classifier.prepare(x, views)
+                prepared[classifier.input] = classifier.normalise(shown[side])
         return [prepared[self._classifier(index).input] for index in range(len(self))]
 
     def judge(self, given: Tensor, index: int) -> Tensor:

@@ -15,14 +15,12 @@ from apibench.terminal import list_failed, parse_settings, parse_targets
 @click.command()
 @click.option(
     "--provider",
-    required=True,
     metavar="NAME",
-    help="Whom to ask: aws, azure, clarifai, google, or another installed one.",
+    help="Whom to ask: aws, azure, clarifai, google, another installed one, or local:CLASSIFIER on this machine.",
 )
 @click.option(
     "--images",
     "images",
-    required=True,
     multiple=True,
     metavar="DIR|SET",
     help="What to send; repeat for several. Photographs are imported into a set beside the store.",
@@ -44,21 +42,57 @@ from apibench.terminal import list_failed, parse_settings, parse_targets
     metavar="N",
     help="Never put more requests on the wire for this campaign, over all starts.",
 )
+@click.option(
+    "--max-cost",
+    type=click.FloatRange(0, min_open=True),
+    metavar="USD",
+    help="Never spend more on this campaign by list price, over all starts; what may have been billed counts.",
+)
 @click.option("--dry-run", is_flag=True, help="Print calls and cost; send nothing. Needs no keys.")
-@click.option("--concurrency", default=4, show_default=True, type=click.IntRange(1, 64), help="Requests at a time.")
+@click.option("--status", is_flag=True, help="Print what the store holds and what it cost; send nothing.")
+@click.option("--check", is_flag=True, help="With --status: is the store sound? Exit code 3 if it is not.")
+@click.option(
+    "--on-uncertain",
+    type=click.Choice(["ask-again", "stop"]),
+    default="ask-again",
+    show_default=True,
+    help="An answer is lost, perhaps billed: ask about its image once more, or leave it.",
+)
+@click.option(
+    "--batch",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 128),
+    help="Images a request, where the vendor takes several (google 16, clarifai 128). Each is billed.",
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 64),
+    help="Requests at a time.  [default: the rate's worth of a second, at least 4]",
+)
 @click.option(
     "--timeout", default=30.0, show_default=True, type=click.FloatRange(0.1), help="Seconds to wait for an answer."
 )
 @click.option(
-    "--rate", type=click.FloatRange(0, min_open=True), help="Requests a second.  [default: the provider's limit]"
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    metavar="N",
+    help="Requests a second.  [default: aws 5 (not verified), azure 20, clarifai 15, google 30; emulated: no limit]",
 )
 @click.option(
     "--setting", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the provider, such as MaxLabels=20."
 )
 @click.option("--prices", type=FILE, metavar="FILE", help="A price list of your own, like data/prices.json.")
+@click.option("--record", type=FILE, metavar="FILE", help="Write what is said, without keys and images, to a cassette.")
+@click.option(
+    "--replay",
+    type=FILE,
+    metavar="FILE",
+    help="Let a cassette answer, through the same SDK. Sends nothing, needs no keys.",
+)
 @MAX_SIDE
 def query(
-    provider: str,
+    provider: str | None,
     images: tuple[str, ...],
     store: Path,
     emulated: bool,
@@ -66,12 +100,19 @@ def query(
     endpoint: str | None,
     campaign: str,
     max_calls: int | None,
+    max_cost: float | None,
     dry_run: bool,
-    concurrency: int,
+    status: bool,
+    check: bool,
+    on_uncertain: str,
+    batch: int,
+    concurrency: int | None,
     timeout: float,
     rate: float | None,
     settings: tuple[str, ...],
     prices: Path | None,
+    record: Path | None,
+    replay: Path | None,
     max_side: int,
 ) -> ExitCode:
     """Send images to a provider and keep its raw responses.
@@ -88,7 +129,15 @@ def query(
     \b
     apibench query --provider aws --images sets/clean --images sets/adv --store answers.sqlite --emulated
     apibench query --provider google --images sets/clean --store answers.sqlite --setting transport=rest --dry-run
+    apibench query --store answers.sqlite --status --check
     """
+    if status or check:
+        if images or dry_run or not status:
+            raise click.UsageError("--status stands with --store, and with --check, --prices or --provider at most")
+        return _status(store, provider, prices, check=check)
+    if provider is None or not images:
+        raise click.UsageError(f"Missing option '{'--images' if provider else '--provider'}'.")
+
     from apibench.query import registry, stage
     from apibench.run import summary
     from apibench.sources import open_sources
@@ -103,11 +152,16 @@ def query(
         target=parse_targets(targets, registry.names(), defaults.TARGET).get(provider, defaults.TARGET),
         endpoint=endpoint,
         max_calls=max_calls,
+        max_cost=max_cost,
+        ask_again=on_uncertain == "ask-again",
+        batch=batch,
         concurrency=concurrency,
         timeout=timeout,
         per_second=rate,
         settings=parse_settings(settings),
         prices=prices,
+        record=record,
+        replay=replay,
     )
     stage.estimate(chosen, 0)  # a wrong provider or price list is found before photographs are decoded
     sources = open_sources(images, store, max_side=max_side)
@@ -116,9 +170,25 @@ def query(
     if dry_run:
         click.echo(stage.plan(sets, store, chosen))
         return list_failed(failed, 0)
-    report = stage.query_images(sets, store, chosen)
+    report = stage.query_images(sets, store, chosen, say=click.echo)
     click.echo(f"{store}: {provider}: {summary(report)}")
+    if report.model_change:
+        click.echo(f"{store}: {provider}: {report.model_change}")
     if report.halted is not None:
         click.echo(f"apibench: {provider}: {report.message}", err=True)
     code = list_failed([*failed, *((name, f"{name}: {reason}") for name, reason in report.problems)], 0)
     return report.exit_code or code
+
+
+def _status(store: Path, provider: str | None, prices: Path | None, *, check: bool) -> ExitCode:
+    """What the store holds; with ``check``, whether it is sound too."""
+    from apibench.query import status
+    from apibench.query.store import ResponseStore
+
+    with ResponseStore.open(store, read_only=True) as opened:
+        for line in status.describe(opened, prices, provider):
+            click.echo(line)
+        problems = status.check(opened) if check else []
+    if check and not problems:
+        click.echo(f"{store}: sound")
+    return list_failed([("", problem) for problem in problems], 0)

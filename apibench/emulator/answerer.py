@@ -26,6 +26,8 @@ Probabilities = npt.NDArray[np.float64]
 Classify = Callable[[Pixels], Probabilities]
 
 CLASSES = 1000
+# Said in every reply and on every bill: no reader may take such labels for a classifier's.
+RANDOM = "random-labels-no-classifier"
 # Larger images are shrunk before they become floats: networks see some hundred pixels a side, and 10,000 a side in float32
 # would take 1.2 GB.
 MAX_SIDE = 2048
@@ -38,6 +40,7 @@ class Refusal(StrEnum):
     FORMAT = "format"  # not an image, not of an accepted format, or not decodable
     TOO_SMALL = "too small"
     TOO_LARGE = "too large"  # in pixels
+    FAILED = "failed"  # on demand: the service could not deal with it
 
 
 class ImageRefusedError(Exception):
@@ -86,6 +89,14 @@ class Answerer:
             raise ApibenchError(f"{classifier.name}: does not tell ImageNet's {CLASSES} classes apart")
         return cls(classify, classifier.name)
 
+    @classmethod
+    def random(cls) -> Answerer:
+        """Labels that mean nothing, for tests of clients and of load: no network, no torch. Equal pixels get equal labels.
+
+        Replies name :data:`RANDOM` where they would name the network.
+        """
+        return cls(_by_hash, RANDOM)
+
     def probabilities(self, data: bytes, limits: Limits) -> Probabilities:
         """(1000,) float64 that sum to 1. Raises ImageRefusedError for what ``limits`` exclude, before any pixel is decoded."""
         image = _open(data, limits)
@@ -101,6 +112,33 @@ class Answerer:
             while len(self._known) > self._remembered:
                 self._known.popitem(last=False)
             return found
+
+
+class FailingAnswerer(Answerer):
+    """Refuses images on demand, the first ``count`` or all of them, and leaves the others to ``inner``. Made for one request."""
+
+    def __init__(self, inner: Answerer, reason: Refusal, count: int | None = None) -> None:
+        self.name = inner.name
+        self._inner = inner
+        self._reason = reason
+        self._left = count
+
+    def probabilities(self, data: bytes, limits: Limits) -> Probabilities:
+        if self._left is None:
+            raise ImageRefusedError(self._reason)
+        if self._left > 0:
+            self._left -= 1
+            raise ImageRefusedError(self._reason)
+        return self._inner.probabilities(data, limits)
+
+
+def _by_hash(pixels: Pixels) -> Probabilities:
+    """Five classes drawn by the pixels' hash, the first with half of the weight, the next with half of the rest, ..."""
+    seed = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
+    found: Probabilities = np.zeros(CLASSES)
+    found[np.random.default_rng(list(seed)).choice(CLASSES, size=5, replace=False)] = [16, 8, 4, 2, 1]
+    found /= found.sum()
+    return found
 
 
 def _open(data: bytes, limits: Limits) -> Image.Image:

@@ -6,14 +6,17 @@ import json
 import os
 import stat
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 from apibench.errors import ApibenchError
 
+UNKNOWN = "unknown"
+
 
 class Bill:
-    """An append-only file of JSON lines; without a path, only a count.
+    """An append-only file of JSON lines; without a path, only counts.
 
     Each line is one write in append mode, followed by fsync: what a client was answered is on the bill, whatever happens
     next. The file outlives restarts, and its lines of earlier starts count.
@@ -23,7 +26,7 @@ class Bill:
         self._lock = threading.Lock()
         self._file: int | None = None
         self._path = path
-        self._count = 0
+        self._totals: Counter[str] = Counter()
         self._torn = False  # the last line has no end
         self._regular = False
         if path is None:
@@ -41,14 +44,15 @@ class Bill:
     def _read_earlier(self, path: Path) -> None:
         with path.open("rb") as lines:
             for line in lines:
-                self._count += line.endswith(b"}\n")
+                if line.endswith(b"}\n"):
+                    self._totals[_provider(line)] += 1
                 self._torn = not line.endswith(b"\n")
 
     @property
-    def count(self) -> int:
-        """Answered images, those of earlier starts on the same file included."""
+    def totals(self) -> Counter[str]:
+        """Answered images by provider, those of earlier starts on the same file included."""
         with self._lock:
-            return self._count
+            return Counter(self._totals)
 
     def append(self, entry: Mapping[str, str]) -> None:
         """Add a line and have it on disk on return. Raises OSError where that fails: then there must be no answer."""
@@ -64,10 +68,19 @@ class Bill:
                     raise OSError(f"{self._path}: no room for a line of the bill")
                 if self._regular:
                     os.fsync(self._file)
-            self._count += 1
+            self._totals[entry.get("provider", UNKNOWN)] += 1
 
     def close(self) -> None:
         with self._lock:
             if self._file is not None:
                 os.close(self._file)
                 self._file = None
+
+
+def _provider(line: bytes) -> str:
+    """Whose line it is. A file that somebody edited may have lines that nobody can read."""
+    try:
+        found = json.loads(line)["provider"]
+    except (ValueError, KeyError, TypeError):
+        return UNKNOWN
+    return found if isinstance(found, str) else UNKNOWN

@@ -5,10 +5,11 @@ Codes" (codes and descriptions), "Rate Limits" (the throttled status) and "Uploa
 20 MB and 85 megapixels an image, formats); Clarifai's own tests of its SDKs (FAILURE with INPUT_DOWNLOAD_FAILED for an image,
 MIXED_STATUS with others that are fine, CONN_KEY_INVALID for an unknown key). Not verified against the live service, and not
 known from these sources: whether it ever throttles or fails by a gRPC status (here 429 is RESOURCE_EXHAUSTED and 503 is
-UNAVAILABLE), which status a request of too many images or with an unknown option gets, and whether too large an image has
-INPUT_OVER_LIMIT as its output's status. Concepts are written as the service writes them (lower-case names, ``ai_`` ids), but
-the ids are made of WordNet's and are not Clarifai's. Not emulated, and refused: images by URL, ``select_concepts``, languages
-other than English, other models.
+UNAVAILABLE), what an expired token is told (here CONN_TOKEN_INVALID) and an image that failed inside the service (here
+INTERNAL_SERVER_ISSUE in its output), which status a request of too many images or with an unknown option gets, and whether
+too large an image has INPUT_OVER_LIMIT as its output's status. Concepts are written as the service writes them
+(lower-case names, ``ai_`` ids), but the ids are made of WordNet's and are not Clarifai's. Not emulated, and refused: images by
+URL, ``select_concepts``, languages other than English, other models.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ _TEXTS = {
     "MIXED_STATUS": "Mixed Success",
     "FAILURE": "Failure",
     "CONN_THROTTLED": "Making too many requests",
+    "CONN_TOKEN_INVALID": "Invalid authentication token",
     "CONN_KEY_INVALID": "Invalid API key or Invalid API key/application pair",
     "CONN_INVALID_REQUEST": "Invalid request",
     "MODEL_DOES_NOT_EXIST": "Model does not exist",
@@ -83,6 +85,8 @@ class ClarifaiWire:
     """``accepted_keys``: the personal access tokens that are known; None takes any."""
 
     provider = "clarifai"
+    title = "Clarifai"
+    call = SERVICE + OPERATION
     kind = WireKind.GRPC
 
     def __init__(self, accepted_keys: Collection[str] | None = None) -> None:
@@ -118,6 +122,8 @@ class ClarifaiWire:
                 return _ended("UNAVAILABLE", "The service is unavailable")
             case FaultKind.THROTTLE | FaultKind.PROVISIONED:
                 return _refusal(request, _RefusedError("CONN_THROTTLED", "exceeded limit of 15 requests per second"))
+            case FaultKind.EXPIRED:
+                return _refusal(request, _RefusedError("CONN_TOKEN_INVALID"))
             case _:
                 return _refusal(request, _RefusedError("INTERNAL_SERVER_ISSUE"))
 
@@ -190,8 +196,8 @@ def _concepts(image: bytes, config: resources_pb2.OutputConfig, answerer: Answer
     try:
         probabilities = answerer.probabilities(image, LIMITS)
     except ImageRefusedError as refused:
-        too_large = refused.reason is Refusal.TOO_LARGE
-        raise _RefusedError("INPUT_OVER_LIMIT" if too_large else "INPUT_DOWNLOAD_FAILED") from refused
+        codes = {Refusal.TOO_LARGE: "INPUT_OVER_LIMIT", Refusal.FAILED: "INTERNAL_SERVER_ISSUE"}
+        raise _RefusedError(codes.get(refused.reason, "INPUT_DOWNLOAD_FAILED")) from refused
     found = terms(probabilities, config.min_value)[: config.max_concepts or DEFAULT_CONCEPTS]
     return [
         resources_pb2.Concept(id=f"ai_{term.synset}", name=term.name.lower(), value=term.score, app_id=APP)

@@ -114,12 +114,15 @@ _FAILURES = {
     FaultKind.TOO_MANY: _exhausted("Requests", "Requests", wait=1),
     FaultKind.INTERNAL: _RefusedError("INTERNAL", "Internal error encountered."),
     FaultKind.UNAVAILABLE: _RefusedError("UNAVAILABLE", "The service is currently unavailable."),
+    FaultKind.EXPIRED: _RefusedError(
+        "INVALID_ARGUMENT", "API key expired. Please renew the API key.", "API_KEY_INVALID"
+    ),
 }
 
 
 @dataclass(frozen=True)
 class _Answered:
-    """A response, and the SHA-256 of each image that labels were computed for."""
+    """A response, and the SHA-256 of each image that labels were computed for, as often as it had features."""
 
     response: Any
     billed: tuple[str, ...]
@@ -134,6 +137,7 @@ class _Vision:
     """What both wires share. ``accepted_keys``: API keys and access tokens that are known; None takes any."""
 
     provider = "google"
+    title = "Google Cloud Vision"
 
     def __init__(self, accepted_keys: Collection[str] | None = None) -> None:
         self._accepted = None if accepted_keys is None else frozenset(accepted_keys)
@@ -162,6 +166,7 @@ class _Vision:
 
 
 class RestWire(_Vision):
+    call = "POST /v1/images:annotate"
     kind = WireKind.HTTP
 
     def claims(self, request: Request) -> bool:
@@ -186,6 +191,7 @@ class RestWire(_Vision):
 
 
 class GrpcWire(_Vision):
+    call = SERVICE + OPERATION
     kind = WireKind.GRPC
 
     def claims(self, request: Request) -> bool:
@@ -255,7 +261,8 @@ def _annotate(request: Any, answerer: Answerer) -> _Answered:
         except _RefusedError as refused:
             entry.error.CopyFrom(refused.status)
             continue
-        billed.append(hashlib.sha256(asked.image.content).hexdigest())
+        # "Each feature applied to an image is a billable unit"; whether one that is asked for twice is two is not known.
+        billed += [hashlib.sha256(asked.image.content).hexdigest()] * len(asked.features)
         entry.context.uri = f"emulated/{answerer.name}"
         for term in found:
             entry.label_annotations.add(
@@ -271,6 +278,8 @@ def _labels(asked: Any, answerer: Answerer) -> list[Term]:
     try:
         return terms(answerer.probabilities(asked.image.content, LIMITS))[:results]
     except ImageRefusedError as refused:
+        if refused.reason is Refusal.FAILED:
+            raise _FAILURES[FaultKind.INTERNAL] from refused
         if refused.reason is Refusal.TOO_LARGE:
             message = f"Image too large. Please limit to {MAX_PIXELS // 1_000_000} megapixels."
         else:

@@ -15,24 +15,40 @@ from apibench.errors import ApibenchError
 
 
 class FaultKind(StrEnum):
-    """What may happen to a request. ``hang`` takes seconds (``hang:2``); what is not said to be billed is not billed."""
+    """What may happen to a request. What is not said to be billed is not billed.
+
+    ``hang`` and ``slow`` take seconds (``hang:2``). A gRPC message arrives whole or not at all, and its library fixes the
+    content type: what that makes of a kind over gRPC stands behind "gRPC:".
+    """
 
     OK = "ok"
     THROTTLE = "throttle"  # the vendor's usual error for too many requests
     PROVISIONED = "provisioned"  # its error for a throughput limit (the same one where it has no other)
     TOO_MANY = "429"  # an HTTP 429 with Retry-After
     INTERNAL = "500"
+    BAD_GATEWAY = "502"  # a proxy's page: it has no answer from the service. gRPC: UNAVAILABLE, as a proxy says it
     UNAVAILABLE = "503"
+    GATEWAY_TIMEOUT = "504"  # a proxy's page: it has waited long enough. gRPC: UNAVAILABLE, as a proxy says it
+    EXPIRED = "expired"  # the vendor's error for a key that was good and no longer is
+    BAD_IMAGE = "bad-image"  # the vendor's refusal of what is no image, whatever was sent
+    IMAGE_ERROR = "image-error"  # the first image of a request fails, the others are answered and billed
     HANG = "hang"  # silence for so many seconds, then the connection is closed
+    SLOW = "slow"  # answered and billed; the body trickles out over so many seconds. gRPC: headers, and the message after them
     DROP = "drop"  # the connection is closed without a reply
+    RESET = "reset"  # the connection is reset (RST) without a reply
     DROP_AFTER = "drop-after"  # answered and billed, and the connection closed before the reply
-    TRUNCATED = "truncated"  # answered and billed, and the connection closed in the middle of the reply
-    MALFORMED = "malformed"  # a 200 whose body is not JSON
+    TRUNCATED = (
+        "truncated"  # answered and billed, and the connection closed in the middle of the reply. gRPC: half a message
+    )
+    MALFORMED = "malformed"  # a 200 whose body is not JSON. gRPC: a message that is none
     EMPTY = "empty"  # a 200 without a body
-    HTML = "html"  # a 200 with a page, as a proxy sends it
+    HTML = "html"  # a 200 with a page, as a proxy sends it. gRPC: the page as a message
+    CONTENT_TYPE = "content-type"  # answered and billed, and called text/plain. gRPC: an answer like any other
 
 
-HANG_SECONDS = 60.0
+# Kinds that take seconds, and how many unless told.
+SECONDS = {FaultKind.HANG: 60.0, FaultKind.SLOW: 10.0}
+MAX_SCRIPT = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -42,25 +58,37 @@ class Fault:
 
     @classmethod
     def parse(cls, text: str) -> Fault:
-        """Read ``KIND`` or ``hang:SECONDS``. Raises ApibenchError naming what there is."""
+        """Read ``KIND``, ``hang:SECONDS`` or ``slow:SECONDS``. Raises ApibenchError naming what there is."""
         name, colon, argument = text.strip().partition(":")
         if name not in list(FaultKind):
             raise ApibenchError(f"fault {text!r}: no such kind; there are {', '.join(FaultKind)}")
         kind = FaultKind(name)
-        if kind is not FaultKind.HANG:
+        if kind not in SECONDS:
             if colon:
-                raise ApibenchError(f"fault {text!r}: only hang takes seconds")
+                raise ApibenchError(f"fault {text!r}: only {' and '.join(SECONDS)} take seconds")
             return cls(kind)
-        seconds = _number(argument) if colon else HANG_SECONDS
+        seconds = _number(argument) if colon else SECONDS[kind]
         if not 0 <= seconds < math.inf:
             raise ApibenchError(f"fault {text!r}: {argument!r} is no number of seconds")
         return cls(kind, seconds)
+
+
+def script(text: str) -> list[str]:
+    """Entries of a script written in one line: ``throttle,hang:2,ok*3``. Raises ApibenchError for a count that is none."""
+    entries: list[str] = []
+    for entry in text.split(","):
+        kind, star, count = entry.strip().partition("*")
+        if star and not (count.isdecimal() and len(count) < 10 and len(entries) + int(count) <= MAX_SCRIPT):
+            raise ApibenchError(f"script {text!r}: {entry.strip()!r}: write KIND*COUNT, {MAX_SCRIPT} entries at most")
+        entries += [kind] * (int(count) if star else 1)
+    return entries
 
 
 class Faults:
     """What happens to each request: the script first, an entry a request; after it, by probability with a seed.
 
     The order is that in which requests arrive, so with several clients at once the seed fixes how many fail, and not which.
+    Raises ApibenchError for what is no fault and no probability.
     """
 
     def __init__(
@@ -77,8 +105,8 @@ class Faults:
         self._lock = threading.Lock()
 
     @classmethod
-    def parse(cls, entries: Iterable[str], seed: int = 0) -> Faults:
-        """From the command line's ``KIND=PROBABILITY``. Raises ApibenchError naming the entry."""
+    def parse(cls, entries: Iterable[str], seed: int = 0, script: Iterable[str] = ()) -> Faults:
+        """From the command line's ``KIND=PROBABILITY``, after a script. Raises ApibenchError naming the entry."""
         probabilities: dict[str, float] = {}
         for entry in entries:
             kind, equals, text = entry.partition("=")
@@ -88,7 +116,7 @@ class Faults:
             if kind in probabilities:
                 raise ApibenchError(f"--fault {entry}: {kind} is given twice")
             probabilities[kind] = probability
-        return cls(probabilities=probabilities, seed=seed)
+        return cls(script, probabilities=probabilities, seed=seed)
 
     def next(self) -> Fault:
         """What happens to the request that has just arrived."""

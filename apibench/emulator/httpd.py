@@ -2,29 +2,36 @@
 
 The standard library's server, with what it lacks for this: its two writes a reply cost 40 ms each call (Nagle's algorithm
 meets delayed acknowledgement), and it neither bounds nor de-chunks bodies, nor closes open connections when it stops.
+With a context it speaks TLS; whoever does not is told so (:mod:`~apibench.emulator.misuse`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import socket
 import socketserver
+import ssl
+import struct
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
 
+from apibench.emulator import misuse
 from apibench.emulator.wire import Reply, Request
 
 MAX_BODY = 32 * 1024 * 1024  # more than any vendor takes, base64 included
 MAX_DISCARDED = 256 * 1024 * 1024  # a longer body is not even read away: the connection is closed
 IDLE_SECONDS = 60.0  # a connection that sends nothing for so long is closed
 STOP_SECONDS = 5.0
+PIECE_SECONDS = 0.05  # between two pieces of a slow body
 
 _log = logging.getLogger(__name__)
 
@@ -32,13 +39,18 @@ Handle = Callable[[Request], Reply | None]
 
 
 class Server(ThreadingHTTPServer):
-    """Listens on construction. ``handle`` is called in a thread for each connection; None closes it without a reply."""
+    """Listens on construction. ``handle`` is called in a thread for each connection; None closes it without a reply.
+
+    ``context``: for TLS. ``grpc_at``: where gRPC is spoken, for those who look for it here; may be set later.
+    """
 
     daemon_threads = True
-    request_queue_size = 128
+    request_queue_size = 512
 
-    def __init__(self, address: tuple[str, int], handle: Handle) -> None:
+    def __init__(self, address: tuple[str, int], handle: Handle, context: ssl.SSLContext | None = None) -> None:
         self.handle = handle
+        self.context = context
+        self.grpc_at: str | None = None
         self._open: dict[socket.socket, threading.Thread] = {}
         self._open_lock = threading.Lock()
         if ":" in address[0]:
@@ -49,6 +61,20 @@ class Server(ThreadingHTTPServer):
         # HTTPServer's own looks the host's name up: seconds, on a machine without a resolver.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, address = super().get_request()
+        if self.context is not None:  # the handshake is the connection's thread's: nobody else may wait for it
+            connection = self.context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return connection, address
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        first = misuse.peek(request, IDLE_SECONDS)
+        if misuse.answer(first, request, secure=self.context is not None, grpc_at=self.grpc_at):
+            return
+        if self.context is not None and first:
+            request.do_handshake()
+        super().finish_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         with self._open_lock:
@@ -100,6 +126,8 @@ class _Handler(BaseHTTPRequestHandler):
         reply = cast(Server, self.server).handle(request)
         if reply is None:
             self.close_connection = True
+        elif reply.reset:
+            self._reset()
         else:
             self._send(reply)
 
@@ -118,7 +146,24 @@ class _Handler(BaseHTTPRequestHandler):
         if self.close_connection:
             lines.append("Connection: close")
         head = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
-        self.wfile.write(head + reply.body[: reply.cut])
+        if reply.slow:
+            self._trickle(head, reply.body, reply.slow)
+        else:
+            self.wfile.write(head + reply.body[: reply.cut])
+
+    def _trickle(self, head: bytes, body: bytes, seconds: float) -> None:
+        """The headers at once, the body in pieces, the last one after so many seconds."""
+        self.wfile.write(head)
+        count = max(1, min(len(body), int(seconds / PIECE_SECONDS)))
+        for number in range(count):
+            time.sleep(seconds / count)
+            self.wfile.write(body[len(body) * number // count : len(body) * (number + 1) // count])
+
+    def _reset(self) -> None:
+        """Close the connection as a crash does: with RST, and without the FIN that an orderly end begins with."""
+        self.close_connection = True
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        os.close(self.connection.detach())  # its files share it, and would keep it open
 
     def _body(self) -> bytes:
         lengths = self.headers.get_all("Content-Length", [])

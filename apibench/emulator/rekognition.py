@@ -5,7 +5,8 @@ developer guide's pages "Guidelines and quotas" (80 to 10,000 pixels a side, 5 M
 (the error body); messages as users of the service have reported them in public. Not verified against the live service. Bytes
 above the limit meet the service's request validation first (``ValidationException``, which the model does not list);
 ``ImageTooLargeException`` is for dimensions. Not emulated, and refused: ``Features`` other than GENERAL_LABELS, ``Settings``,
-images in S3. Signatures must be well formed but are not verified.
+images in S3. Signatures must be well formed; they are verified for the keys whose secret is known
+(:mod:`~apibench.emulator.sigv4`).
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ import binascii
 import hashlib
 import json
 import math
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from apibench.emulator import sigv4
 from apibench.emulator.answerer import Answerer, ImageRefusedError, Limits, Probabilities, Refusal
 from apibench.emulator.faults import FaultKind
 from apibench.emulator.wire import Reply, Request
@@ -35,8 +36,6 @@ LIMITS = Limits(formats=("PNG", "JPEG"), min_side=80, max_side=10_000)
 MAX_BYTES = 5_242_880
 DEFAULT_MIN_CONFIDENCE = 55.0
 MAX_LABELS = 1000  # "the default and upper limit"
-
-_CREDENTIAL = re.compile(r"^[^/\s]+/\d{8}/[^/\s]+/[^/\s]+/aws4_request$")
 
 # Rekognition's own categories, by the most specific label that has one. Everything else is an everyday object.
 _CATEGORIES = {
@@ -90,6 +89,7 @@ _FAILURES = {
     FaultKind.TOO_MANY: (429, "TooManyRequestsException", "Too Many Requests"),
     FaultKind.INTERNAL: (500, "InternalServerError", "Internal server error"),
     FaultKind.UNAVAILABLE: (503, "ServiceUnavailableException", "Service is unable to handle request."),
+    FaultKind.EXPIRED: (400, "ExpiredTokenException", "The security token included in the request is expired"),
 }
 
 
@@ -113,13 +113,22 @@ class _Query:
 
 
 class RekognitionWire:
-    """``accepted_keys``: the access key ids that are known; None takes any."""
+    """``accepted_keys``: the keys that are known, None for any: ``ID:SECRET``, or ``ID`` with signatures left unverified.
+
+    Raises ApibenchError where signatures are to be verified and botocore is not installed.
+    """
 
     provider = "aws"
+    title = "AWS Rekognition"
+    call = f"POST / with X-Amz-Target: {TARGET}"
     kind = WireKind.HTTP
 
     def __init__(self, accepted_keys: Collection[str] | None = None) -> None:
-        self._accepted = None if accepted_keys is None else frozenset(accepted_keys)
+        self._secrets: dict[str, str] | None = None
+        if accepted_keys is not None:
+            self._secrets = {key_id: secret for key_id, _, secret in (key.partition(":") for key in accepted_keys)}
+            if any(self._secrets.values()):
+                sigv4.require()
 
     def claims(self, request: Request) -> bool:
         return request.method == "POST" and request.path == "/" and "x-amz-target" in request.headers
@@ -143,18 +152,25 @@ class RekognitionWire:
         return _error(request, status, code, message, extra)
 
     def _authenticate(self, request: Request) -> None:
-        """The shape of a version 4 signature, and the key id. Nothing of the header is repeated in a reply."""
+        """The signature and its key id. Nothing of either is repeated in a reply."""
         header = request.headers.get("authorization", "")
         if not header:
             raise _RefusedError("MissingAuthenticationTokenException", "Request is missing Authentication Token")
         scheme, _, rest = header.partition(" ")
         fields = dict(part.strip().partition("=")[::2] for part in rest.split(","))
-        missing = [name for name in ("Credential", "Signature", "SignedHeaders") if not fields.get(name)]
-        if scheme != "AWS4-HMAC-SHA256" or missing or not _CREDENTIAL.match(fields["Credential"]):
+        names = ("Credential", "SignedHeaders", "Signature")
+        missing = [name for name in names if not fields.get(name)]
+        signed = None if missing else sigv4.Signed.of(*(fields[name] for name in names))
+        if scheme != "AWS4-HMAC-SHA256" or signed is None:
             wanted = " ".join(f"Authorization header requires '{name}' parameter." for name in missing)
             raise _RefusedError("IncompleteSignatureException", wanted or "Credential must be a signing scope.")
-        if self._accepted is not None and fields["Credential"].partition("/")[0] not in self._accepted:
+        if self._secrets is None:
+            return
+        if signed.key_id not in self._secrets:
             raise _RefusedError("UnrecognizedClientException", "The security token included in the request is invalid.")
+        secret = self._secrets[signed.key_id]
+        if secret and (flaw := sigv4.flaw(request, signed, secret)):
+            raise _RefusedError("InvalidSignatureException", flaw)
 
     def _labels(self, query: _Query, answerer: Answerer) -> list[dict[str, Any]]:
         try:
@@ -277,6 +293,9 @@ def _constraint(value: object, where: str, text: str) -> _RefusedError:
 def _image_refused(refused: ImageRefusedError) -> _RefusedError:
     if refused.reason is Refusal.FORMAT:
         return _RefusedError("InvalidImageFormatException", "Request has invalid image format")
+    if refused.reason is Refusal.FAILED:
+        status, code, message = _FAILURES[FaultKind.INTERNAL]
+        return _RefusedError(code, message, status)
     if refused.reason is Refusal.TOO_SMALL:
         return _RefusedError("InvalidParameterException", "Request has invalid parameters")
     if refused.width is None:

@@ -1,16 +1,16 @@
-"""The emulator: its life, and that of a request (rate limit, fault, wire, bill, reply)."""
+"""The emulator's life: it loads, listens, says what it has counted, and stops.
+
+What becomes of a request is :mod:`~apibench.emulator.exchange`'s.
+"""
 
 from __future__ import annotations
 
 import errno
-import json
-import logging
 import signal
+import ssl
 import threading
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -20,36 +20,38 @@ from apibench import defaults
 from apibench.emulator import vendors
 from apibench.emulator.answerer import Answerer
 from apibench.emulator.bill import Bill
-from apibench.emulator.faults import Fault, FaultKind, Faults, RateLimit
+from apibench.emulator.exchange import Exchange, GivenFaults, Rules
 from apibench.emulator.httpd import Handle, Server
-from apibench.emulator.wire import Reply, Request, Wire
+from apibench.emulator.tls import Certificate
+from apibench.emulator.wire import Wire
 from apibench.errors import ApibenchError
 from apibench.query.contract import WireKind
 
 if TYPE_CHECKING:
     from apibench.emulator.rpcd import RpcServer
 
-_log = logging.getLogger(__name__)
-
 _KIND_NAMES = {WireKind.HTTP: "HTTP", WireKind.GRPC: "gRPC"}
-_SPOILT = {
-    FaultKind.MALFORMED: Reply(200, b'{"Labels":[{"Name":"Ret', (("Content-Type", "application/json"),)),
-    FaultKind.EMPTY: Reply(200, b"", (("Content-Type", "application/json"),)),
-    FaultKind.HTML: Reply(200, b"<html><body><h1>It works!</h1></body></html>\n", (("Content-Type", "text/html"),)),
-}
 
 
 class Emulator:
     """Vendors' APIs on loopback. A context manager: entering it loads the networks and listens, leaving it stops.
 
-    ``target``: the network that answers, or one for each provider (``{"aws": ...}``). ``providers``: whom to speak for; all
-    whose packages are installed, unless said. ``port`` and ``grpc_port``: 0 takes a free one; a port is only opened if one of
-    the providers speaks that protocol. ``bill``: a file that each answered image adds a JSON line to. ``faults``: a
-    :class:`Faults`, or a script such as ``["throttle", "drop", "ok"]``, one entry a request, whatever the provider.
-    ``latency``: seconds before each reply. ``rate_limit``: requests a second to one provider, above which it throttles (checked
-    first, so a throttled request uses up no fault). ``accepted_keys``: keys (for AWS: key ids) that are known, None for any.
-    ``answerer`` replaces the network. Raises ApibenchError for an unknown provider or target, a port in use, or a bill that
-    cannot be written.
+    ``target``: the network that answers, or one for each provider (``{"aws": ...}``); ``answerer`` replaces it, for instance by
+    ``Answerer.random()``. ``providers``: whom to speak for; all whose packages are installed, unless said. ``port`` and
+    ``grpc_port``: 0 takes a free one; a port is only opened if one of the providers speaks that protocol. ``bill``: a file that
+    each answered image adds a JSON line to. ``tls``: a file that the certificate of an authority made for this emulator is
+    written to, for clients to trust; without it there is no TLS.
+
+    ``faults``: a :class:`~apibench.emulator.faults.Faults`, or a script such as ``["throttle", "drop", "ok"]``, one entry a
+    request. ``latency``: seconds before each reply, or a distribution (:class:`~apibench.emulator.latency.Latency`), drawn with
+    ``seed``; nobody waits for another request's. ``rate_limit``: requests a second to one provider, above which it throttles
+    (checked first, so a throttled request uses up no fault). ``accepted_keys``: keys that are known, None for any: for AWS
+    ``ID:SECRET``, whose signatures are verified, or ``ID`` alone, whose are not. Each of these four may be a mapping by
+    provider, with ``"*"`` for the others: ``rate_limit={"google": 30, "*": 100}``. A script that several share is used up by
+    all of them together; a limit is each one's own.
+
+    Raises ApibenchError for an unknown provider or target, a port in use, a bill that cannot be written, or a package that is
+    missing.
     """
 
     def __init__(
@@ -61,28 +63,26 @@ class Emulator:
         port: int = 0,
         grpc_port: int = 0,
         bill: Path | None = None,
-        faults: Faults | Sequence[str] | None = None,
-        latency: float = 0.0,
-        rate_limit: float | None = None,
-        accepted_keys: Collection[str] | None = None,
+        faults: GivenFaults | Mapping[str, GivenFaults] | None = None,
+        latency: float | str | Mapping[str, float | str] = 0.0,
+        rate_limit: float | Mapping[str, float] | None = None,
+        accepted_keys: Collection[str] | Mapping[str, Collection[str]] | None = None,
         answerer: Answerer | None = None,
+        tls: Path | None = None,
+        seed: int = 0,
     ) -> None:
         self.providers = tuple(vendors.available() if providers is None else providers)
         vendors.check(self.providers)
         self._host, self._port, self._grpc_port = host, port, grpc_port
         self._target = target
-        self._bill_path = bill
-        self._faults = faults if isinstance(faults, Faults) else Faults(faults or ())
-        self._latency = latency
-        self._limits = {} if rate_limit is None else {name: RateLimit(rate_limit) for name in self.providers}
-        self._accepted_keys = accepted_keys
+        self._bill_path, self._tls = bill, tls
+        self._keys = {} if accepted_keys is None else vendors.each(accepted_keys, self.providers)
         self._wires: tuple[Wire, ...] = ()
         self._given = answerer
         self._answerers: dict[str, Answerer] = {}
         self._bill: Bill | None = None
-        self._hits: Counter[str] = Counter()
-        self._lock = threading.Lock()
         self._stopping = threading.Event()
+        self._exchange = Exchange(Rules.of(self.providers, faults, latency, rate_limit, seed), self._stopping)
         self._started = False
         self._server: Server | None = None
         self._thread: threading.Thread | None = None
@@ -94,18 +94,29 @@ class Emulator:
         """Load the networks, open the bill, listen. Every answer from here on takes about the same time."""
         if self._started:
             return self
-        self._wires = vendors.wires(self.providers, self._accepted_keys)
+        self._wires = vendors.wires(self.providers, self._keys)
         kinds = {wire.kind for wire in self._wires}
+        certificate = None if self._tls is None else Certificate.make(self._host)
         try:
             # First: a port in use is found before a network is loaded.
             if WireKind.HTTP in kinds:
-                self._server = _listen((self._host, self._port), partial(self._handle, WireKind.HTTP))
+                context = None if certificate is None else certificate.context()
+                self._server = _listen((self._host, self._port), partial(self._exchange.handle, WireKind.HTTP), context)
             if WireKind.GRPC in kinds:
                 from apibench.emulator.rpcd import RpcServer
 
-                self._rpc_server = RpcServer((self._host, self._grpc_port), partial(self._handle, WireKind.GRPC))
+                self._rpc_server = RpcServer(
+                    (self._host, self._grpc_port),
+                    partial(self._exchange.handle, WireKind.GRPC),
+                    None if certificate is None else (certificate.key, certificate.server),
+                )
+            if self._server is not None and self._rpc_server is not None:
+                self._server.grpc_at = self.grpc_url
             self._answerers = self._load()
             self._bill = Bill(self._bill_path)
+            if certificate is not None and self._tls is not None:
+                certificate.publish(self._tls)
+            self._exchange.begin(self._wires, self._answerers, self._bill)
         except BaseException:
             self.close()
             raise
@@ -136,8 +147,11 @@ class Emulator:
         if self._bill is not None:
             self._bill.close()
 
-    def serve_forever(self) -> None:
-        """Serve until SIGINT or SIGTERM (or :meth:`close` from another thread), then stop cleanly."""
+    def serve_forever(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Serve until SIGINT or SIGTERM (or :meth:`close` from another thread), then stop cleanly.
+
+        ``ready`` is called when a signal would do so: what says that it runs belongs there.
+        """
         self.start()
 
         stopped: list[int] = []
@@ -149,6 +163,7 @@ class Emulator:
         if threading.current_thread() is threading.main_thread():
             earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
+            ready()
             while not stopped and not self._stopping.wait(0.1):
                 pass
         finally:
@@ -189,14 +204,15 @@ class Emulator:
 
     @property
     def grpc_url(self) -> str:
-        """The same for gRPC, written as a URL (``http``: without TLS)."""
+        """The same for gRPC, written as a URL (``http``: without TLS; ``https``: with it)."""
         return self._at(self.grpc_port)
 
     def describe(self) -> list[str]:
-        """A line a protocol and provider: where it listens, and which network answers."""
+        """A line a protocol and provider: where it listens, which network answers, and whether keys are checked."""
         return [
-            f"emulating {vendors.VENDORS[wire.provider].title} ({_KIND_NAMES[wire.kind]}) on {self.endpoint(wire.kind)}, "
+            f"emulating {wire.title} ({_KIND_NAMES[wire.kind]}) on {self.endpoint(wire.kind)}, "
             f"answered by {self._answerers[wire.provider].name}"
+            + (", keys are checked" if wire.provider in self._keys else "")
             for wire in self._wires
         ]
 
@@ -204,95 +220,27 @@ class Emulator:
         return self.grpc_url if kind is WireKind.GRPC else self.url
 
     def _at(self, port: int) -> str:
-        return f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{port}"
+        return f"http{'s' if self._tls else ''}://{f'[{self._host}]' if ':' in self._host else self._host}:{port}"
 
     @property
     def hits(self) -> Counter[str]:
         """Requests so far, by outcome: ``answered``, the fault's kind, or the vendor's error code; ``hits.total()`` is all."""
-        with self._lock:
-            return Counter(self._hits)
+        return self._exchange.hits
+
+    @property
+    def bill(self) -> Counter[str]:
+        """Images that the vendor would bill, by provider, with those that the bill's file holds from earlier starts.
+
+        An image that labels were computed for counts, whether or not its answer arrived, and again if it is sent again; at
+        Google once for each feature. A batch of 16 is 16 images. What was throttled, refused or failed is free, and so is an
+        image with an error of its own within a success (the emulator's choice; whether vendors bill it is not known).
+        """
+        return self._bill.totals if self._bill is not None else Counter()
 
     @property
     def bill_count(self) -> int:
-        """Images answered, with those that the bill holds from earlier starts."""
-        return self._bill.count if self._bill is not None else 0
-
-    # --- a request ---
-
-    def _handle(self, kind: WireKind, request: Request) -> Reply | None:
-        """The reply, or None to close the connection without one."""
-        wire = next((wire for wire in self._wires if wire.kind is kind and wire.claims(request)), None)
-        if wire is None:
-            return self._count(_not_found())
-        limit = self._limits.get(wire.provider)
-        if limit is not None and not limit.allows():
-            return self._count(wire.failure(request, FaultKind.THROTTLE))
-        fault = self._faults.next()
-        reply = self._outcome(fault, wire, request)
-        return None if self._stopping.is_set() else reply
-
-    def _outcome(self, fault: Fault, wire: Wire, request: Request) -> Reply | None:
-        if fault.kind is FaultKind.HANG:
-            self._count(Reply(0, b"", outcome=fault.kind))  # now: its client may be gone when it ends
-            self._pause(fault.seconds)
-            return None
-        self._pause(self._latency)
-        match fault.kind:
-            case FaultKind.OK:
-                return self._count(self._answer(wire, request))
-            case FaultKind.MALFORMED | FaultKind.EMPTY | FaultKind.HTML:
-                return self._count(replace(_SPOILT[fault.kind], outcome=fault.kind))
-            case FaultKind.DROP:
-                self._count(Reply(0, b"", outcome=fault.kind))
-                return None
-            case FaultKind.DROP_AFTER | FaultKind.TRUNCATED:
-                reply = self._answer(wire, request)
-                if not reply.billed:  # refused: there is no answer to lose
-                    return self._count(reply)
-                cut = self._count(replace(reply, outcome=fault.kind, cut=len(reply.body) // 2))
-                return cut if fault.kind is FaultKind.TRUNCATED else None
-            case _:
-                return self._count(wire.failure(request, fault.kind))
-
-    def _answer(self, wire: Wire, request: Request) -> Reply:
-        """The wire's reply, on the bill if it is an answer. What cannot be computed or billed is not answered."""
-        try:
-            answerer = self._answerers[wire.provider]
-            reply = wire.answer(request, answerer)
-            for sha256 in reply.billed:
-                self._charge(sha256, wire, request, reply, answerer)
-            return reply
-        except Exception as error:  # noqa: BLE001 - whatever goes wrong with one request must not end the server
-            if self._stopping.is_set():
-                pass  # it was computed while the bill was closed, and nobody will be told
-            elif isinstance(error, OSError):  # a full disk under the bill
-                _log.error("request %s is not answered: %s", request.id, error)
-            else:
-                _log.exception("request %s failed", request.id)
-        return wire.failure(request, FaultKind.INTERNAL)
-
-    def _charge(self, sha256: str, wire: Wire, request: Request, reply: Reply, answerer: Answerer) -> None:
-        if self._bill is None:
-            raise RuntimeError("the emulator is not started")
-        self._bill.append(
-            {
-                "time": datetime.now(UTC).isoformat(),
-                "provider": wire.provider,
-                "operation": reply.operation,
-                "sha256": sha256,
-                "request_id": request.id,
-                "target": answerer.name,
-            }
-        )
-
-    def _count(self, reply: Reply) -> Reply:
-        with self._lock:
-            self._hits[str(reply.outcome)] += 1
-        return reply
-
-    def _pause(self, seconds: float) -> None:
-        if seconds > 0:
-            self._stopping.wait(seconds)
+        """All images on the bill."""
+        return self.bill.total()
 
     def _load(self) -> dict[str, Answerer]:
         if self._given is not None:
@@ -306,15 +254,10 @@ class Emulator:
         return {provider: loaded[name] for provider, name in names.items()}
 
 
-def _not_found() -> Reply:
-    text = json.dumps({"message": "no emulated API is called like this"}).encode()
-    return Reply(404, text, (("Content-Type", "application/json"),), outcome="not found")
-
-
-def _listen(address: tuple[str, int], handle: Handle) -> Server:
+def _listen(address: tuple[str, int], handle: Handle, context: ssl.SSLContext | None) -> Server:
     host, port = address
     try:
-        return Server(address, handle)
+        return Server(address, handle, context)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise ApibenchError(f"port {port} on {host} is in use; choose another, or 0 for a free one") from error

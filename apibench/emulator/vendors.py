@@ -8,11 +8,22 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from apibench.emulator.wire import Wire
 from apibench.errors import ApibenchError
+
+T = TypeVar("T")
+OTHERS = "*"  # in a mapping by provider: those that it does not name
+# What is accepted where keys are checked and none are given: fixed, fake, and what apibench's own adapters send when emulated.
+FAKE_KEYS = {
+    "aws": frozenset({"EMULATED:emulated"}),
+    "azure": frozenset({"EMULATED"}),
+    "clarifai": frozenset({"EMULATED"}),
+    "google": frozenset({"EMULATED"}),
+}
 
 
 @dataclass(frozen=True)
@@ -50,13 +61,39 @@ def check(providers: Collection[str]) -> None:
             )
 
 
-def wires(providers: Collection[str], accepted_keys: Collection[str] | None) -> tuple[Wire, ...]:
-    """The protocols of these vendors. Raises ApibenchError as :func:`check` does."""
+def wires(providers: Collection[str], accepted_keys: Mapping[str, Collection[str]] | None = None) -> tuple[Wire, ...]:
+    """The protocols of these vendors; of a provider without ``accepted_keys`` any key is taken.
+
+    Raises ApibenchError as :func:`check` does.
+    """
     check(providers)
     found: list[Wire] = []
     for name in providers:
-        found += importlib.import_module(f"apibench.emulator.{VENDORS[name].module}").wires(accepted_keys)
+        module = importlib.import_module(f"apibench.emulator.{VENDORS[name].module}")
+        found += module.wires((accepted_keys or {}).get(name))
     return tuple(found)
+
+
+def each(given: T | Mapping[str, T], providers: Collection[str]) -> dict[str, T]:
+    """What holds for each provider: one thing for all, or a mapping by provider, with ``*`` for those it does not name.
+
+    A provider that neither names is not in the result. Raises ApibenchError for a provider that cannot be emulated.
+    """
+    if not isinstance(given, Mapping):
+        return dict.fromkeys(providers, given)
+    check([name for name in given if name != OTHERS])
+    chosen = {name: given.get(name, given.get(OTHERS)) for name in providers}
+    return {name: one for name, one in chosen.items() if one is not None}
+
+
+def split(entries: Iterable[str]) -> dict[str, list[str]]:
+    """The command line's ``VALUE`` (for all others) and ``PROVIDER=VALUE``, by provider: ``google=30`` and ``30``."""
+    found: dict[str, list[str]] = {}
+    for entry in entries:
+        name, equals, value = entry.partition("=")
+        own = bool(equals) and name in VENDORS
+        found.setdefault(name if own else OTHERS, []).append(value if own else entry)
+    return found
 
 
 def _missing(vendor: Vendor) -> str | None:

@@ -43,7 +43,8 @@ class Reply:
     Over gRPC ``body`` is the serialised message and ``status`` means nothing; with ``rpc`` there is no message.
 
     ``billed``: SHA-256 of each image that labels were computed for, empty unless answered; a line of the bill each. ``cut``:
-    send only so many bytes of the body, then close the connection.
+    send only so many bytes of the body, then close the connection. ``slow``: take so many seconds to send the body. ``reset``:
+    send nothing, and reset the connection.
     """
 
     status: int
@@ -54,12 +55,16 @@ class Reply:
     billed: tuple[str, ...] = ()
     cut: int | None = None
     rpc: RpcError | None = None
+    slow: float = 0.0
+    reset: bool = False
 
 
 class Wire(Protocol):
     """One vendor's protocol. A vendor that speaks two has two."""
 
     provider: str  # as in the bill, and on the command line: "aws"
+    title: str  # "AWS Rekognition"
+    call: str  # what it answers, to whoever asked for something else: "POST /vision/v3.2/tag"
     kind: WireKind
 
     def claims(self, request: Request) -> bool:
@@ -69,4 +74,6 @@ class Wire(Protocol):
         """Answer or refuse a request, as the vendor would."""
 
     def failure(self, request: Request, kind: FaultKind) -> Reply:
-        """The vendor's reply when throttling (``throttle``, ``provisioned``, ``429``) or failing (``500``, ``503``)."""
+        """The vendor's reply when throttling (``throttle``, ``provisioned``, ``429``), failing (``500``, ``503``) or to a key
+        that has ``expired``.
+        """

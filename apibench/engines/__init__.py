@@ -6,8 +6,9 @@ workers once, and hands out the images. Workers write into the set themselves, s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from apibench.defaults import ENGINES, LOCAL, RAY
 from apibench.engines.job import Failures, Job, chunks, devices
@@ -37,6 +38,12 @@ class EngineSettings:
             raise ApibenchError(f"engine {self.name}: no such engine; there are {', '.join(ENGINES)}")
         if self.address is not None and self.name != RAY:
             raise ApibenchError(f"--address {self.address}: only a Ray cluster has one; give --engine ray")
+        if self.name == RAY and self.device.startswith("cuda:"):
+            raise ApibenchError(f"--device {self.device}: Ray gives each worker a GPU; give --device cuda")
+        if self.name == RAY and find_spec("ray") is None:
+            raise ApibenchError(
+                "--engine ray: Ray is not installed; apibench's extra 'ray' brings it: pip install '.[ray]'"
+            )
 
 
 HERE = EngineSettings()
@@ -45,6 +52,17 @@ HERE = EngineSettings()
 def run(job: Job, records: Sequence[ImageRecord], engine: EngineSettings) -> Failures:
     """Do the job for every record; (id, reason) of images that cannot be made. Raises ApibenchError where it cannot go on."""
     parts = chunks(records, job.chunk)
+    try:
+        return sorted(_run(job, records, parts, engine))
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for its name alone
+            raise
+        raise ApibenchError("the GPU's memory is full; give a smaller --chunk. What was made is kept.") from error
+
+
+def _run(
+    job: Job, records: Sequence[ImageRecord], parts: Iterator[list[ImageRecord]], engine: EngineSettings
+) -> Failures:
     with Progress(range(len(records)), job.title, unit="image") as bar:
         if engine.name == RAY:
             from apibench.engines import cluster

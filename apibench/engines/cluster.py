@@ -25,23 +25,22 @@ if TYPE_CHECKING:
 
 Chunk = list[ImageRecord]
 
-LOST_AT_MOST = 3  # workers to one chunk, which may be what kills them
+LOST_AT_MOST = (
+    3  # workers to one image, which may be what kills them; or in a row, for each that there is room for, on loading
+)
+LOADING = ""
 WAIT_FOR_A_WORKER = 300.0  # seconds, where none is left
 WAIT_FOR_A_FILE = 30.0  # seconds that a network's file system may take to show what another machine wrote
 
 
 def run(job: Job, chunks: Iterable[Chunk], engine: EngineSettings, bar: Progress[Any]) -> Failures:
     """Do a job on a cluster; see :func:`apibench.engines.run`."""
-    try:
-        import ray
-    except ModuleNotFoundError as error:
-        raise ApibenchError(
-            "--engine ray: Ray is not installed; apibench's extra 'ray' brings it: pip install '.[ray]'"
-        ) from error
+    import ray
+
     if engine.address is not None:
         _knock(engine.address)
     try:
-        ray.init(address=engine.address, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+        ray.init(address=engine.address or "local", log_to_driver=False, logging_level="ERROR", include_dashboard=False)
     except (SystemExit, ConnectionError, ValueError, RuntimeError, OSError) as error:  # it exits where nobody answers
         where = f" at {engine.address}" if engine.address else ""
         raise ApibenchError(f"--engine ray: no cluster{where}: {_line(str(error))}") from error
@@ -57,8 +56,8 @@ def _knock(address: str) -> None:
     if not colon or "/" in host or not port.isdecimal():
         return
     try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except (OSError, OverflowError) as error:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError, ValueError) as error:
         raise ApibenchError(f"--engine ray: no cluster at {address}: {error}") from error
 
 
@@ -119,10 +118,12 @@ class _Run:
             while self.todo and self.idle:
                 worker, chunk = self.idle.pop(), self.todo.popleft()
                 self.works[worker.make.remote(chunk)] = worker, chunk
+            if not self.todo:
+                self.idle.clear()  # an idle one may be on a machine that is gone; for what is lost from now on another is started
             ready, _ = ray.wait([*self.works, *self.begins], timeout=None if self.works else WAIT_FOR_A_WORKER)
             if not ready:
                 raise ApibenchError(
-                    f"--engine ray: no worker has begun within {WAIT_FOR_A_WORKER:.0f} s; is there room in the cluster for "
+                    f"--engine ray: no worker has loaded its networks within {WAIT_FOR_A_WORKER:.0f} s; has the cluster room for "
                     f"one of {self.threads} CPUs{' and a GPU' if self.gpu else ''}? What was made is kept."
                 )
             self._over(ready[0])
@@ -155,7 +156,9 @@ class _Run:
             self._lose(chunk, str(error))
             return
         self.idle.append(worker)
-        if chunk is not None:
+        if chunk is None:
+            self.lost[LOADING] = 0
+        else:
             self._done(chunk, failed)
 
     def _done(self, chunk: Chunk, failed: Failures) -> None:
@@ -165,11 +168,13 @@ class _Run:
         self.bar.advance(len(chunk))
 
     def _lose(self, chunk: Chunk | None, why: str) -> None:
-        name = chunk[0].id if chunk else ""
+        name = chunk[0].id if chunk else LOADING
         self.lost[name] += 1
         if chunk is None:
-            if self.lost[name] == LOST_AT_MOST:
+            if self.lost[name] == LOST_AT_MOST * self.workers:
                 raise ApibenchError(f"--engine ray: workers end before they have begun: {_line(why)}")
+        elif len(chunk) > 1:  # one of them may be what kills workers: the others are not to be lost with it
+            self.todo.extendleft([record] for record in reversed(chunk))
         elif self.lost[name] < LOST_AT_MOST:
             self.todo.appendleft(chunk)
         else:
@@ -181,7 +186,7 @@ class _Run:
         """Raises ApibenchError where what a worker has written is not to be seen from here."""
         until = time.monotonic() + WAIT_FOR_A_FILE
         for id in ids:
-            path = self.out / f"{id}.json"
+            path = self.out / f"{id}.json"  # it comes after its PNG
             while not path.is_file():
                 if time.monotonic() > until:
                     raise ApibenchError(f"{path}: a worker wrote it, and it is not here; all must see the same folder")
@@ -195,7 +200,7 @@ def _cause(error: Any) -> Exception:
     cause = error.cause
     if isinstance(cause, ApibenchError | OSError):
         return cause
-    return ApibenchError(f"--engine ray: a worker failed: {_line(str(cause))}")
+    return ApibenchError(f"--engine ray: a worker failed: {type(cause).__name__}: {_line(str(cause))}")
 
 
 def _line(text: str) -> str:

@@ -52,10 +52,11 @@ def purify(
     job = PurifyJob(images.folder, out, purifier, settings, seed, recipe)
     failed = engines.run(job, todo, engine) if todo else []
     if len(failed) == len(images.records):
-        raise ApibenchError(f"{images.folder}: not one of its images can be read; the first:\n{failed[0][1]}")
+        raise ApibenchError(f"{images.folder}: not one of its images can be made; the first:\n{failed[0][1]}")
     left_out = {id for id, _ in failed}
     finished = writer.finish(record.id for record in images.records if record.id not in left_out)
-    assert finished is not None
+    if finished is None:
+        raise ApibenchError(f"{out}: images that were made are not there any more; run the same command again")
     kept = len(images.records) - len(todo)
     return Purified(finished, made=len(todo) - len(failed), kept=kept, failed=tuple(failed))
 
@@ -77,6 +78,8 @@ class PurifyJob:
         return f"purify {self.purifier.variant}"
 
     def begin(self, device: str) -> PurifyWorker:
+        ImageSet(self.folder, []).check_folder()
+        torch.backends.cudnn.deterministic = True  # see GenerateJob
         about = machine(device)
         about["versions"] |= {library: version(library) for library in self.purifier.libraries}
         writer = SetWriter(self.out, self.recipe)

@@ -7,10 +7,12 @@ engine alone decides. This module imports neither torch nor any SDK.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
+
+from apibench.query.redact import LEAST_IN_ANSWERS, mask, mask_text, redact
 
 
 class ErrorKind(StrEnum):
@@ -27,10 +29,12 @@ class ErrorKind(StrEnum):
 class ProviderError(Exception):
     """A request that brought no labels.
 
-    ``message`` is a line for a person and holds no secret. ``code`` is the vendor's own error code, ``status`` the HTTP status.
+    ``message`` is a line for a person; what in it is or looks like a secret is taken out here (:mod:`apibench.query.redact`), so
+    that no adapter can forget to. ``code`` is the vendor's own error code, ``status`` the HTTP status.
     ``retry_after`` is in seconds, where the vendor gave it. ``raw`` is the body as received, where there was one.
     ``uncertain`` says that the request may have been answered (and billed) without the answer reaching us: a time-out, a
-    drop, an unreadable body. An error that the vendor itself reported is certain.
+    drop, an unreadable body. An error that the vendor itself reported is certain. ``sent`` False says that nothing can have
+    reached the vendor (a refused connection, a name that does not resolve): such a request counts against no cap.
     """
 
     def __init__(
@@ -43,15 +47,17 @@ class ProviderError(Exception):
         retry_after: float | None = None,
         raw: bytes | None = None,
         uncertain: bool = False,
+        sent: bool = True,
     ) -> None:
-        super().__init__(message)
         self.kind = kind
-        self.message = message
-        self.code = code
+        self.message = redact(message, most=600)
+        super().__init__(self.message)
+        self.code = None if code is None else redact(code)
         self.status = status
         self.retry_after = retry_after
-        self.raw = raw
+        self.raw = None if raw is None else mask(raw)
         self.uncertain = uncertain
+        self.sent = sent
 
 
 @dataclass(frozen=True)
@@ -74,11 +80,27 @@ class Parsed:
 
 @dataclass(frozen=True)
 class Answer:
-    """A request that brought labels. ``raw`` is the body exactly as received: it is what was paid for."""
+    """A request that brought labels. ``raw`` is the body exactly as received: it is what was paid for.
+
+    Only where it repeats a key of this process, which no vendor's does, there are asterisks in the key's place.
+    """
 
     raw: bytes
     parsed: Parsed
     request_id: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.request_id is not None:
+            object.__setattr__(self, "request_id", _known(self.request_id))
+        raw = mask(self.raw, least=LEAST_IN_ANSWERS)
+        if raw != self.raw:
+            names = tuple(replace(label, name=_known(label.name)) for label in self.parsed.labels)
+            object.__setattr__(self, "raw", raw)
+            object.__setattr__(self, "parsed", replace(self.parsed, labels=names))
+
+
+def _known(text: str) -> str:
+    return mask_text(text, least=LEAST_IN_ANSWERS)
 
 
 Outcome = Answer | ProviderError
@@ -100,12 +122,42 @@ class WireKind(StrEnum):
 
 
 @dataclass(frozen=True)
+class ImageLimits:
+    """What a vendor documents that it takes of an image, as far as a PNG of 8-bit pixels can be at odds with it.
+
+    ``max_bytes`` of the file; ``max_json`` of a whole request where images travel as base64 in JSON (over HTTP, not gRPC);
+    sides and altogether in pixels, all of them inclusive. None is no limit. The pages are named where an adapter sets them.
+    """
+
+    max_bytes: int | None = None
+    max_json: int | None = None
+    min_side: int = 1
+    max_side: int | None = None
+    max_pixels: int | None = None
+    formats: tuple[str, ...] = ("PNG",)
+
+    def over(self, wire: WireKind) -> ImageLimits:
+        """The limits of one wire: where base64 makes four bytes of three, ``max_bytes`` is what ``max_json`` leaves room for."""
+        if wire is not WireKind.HTTP or self.max_json is None:
+            return replace(self, max_json=None)
+        room = (self.max_json - JSON_AROUND_AN_IMAGE) // 4 * 3
+        return replace(self, max_json=None, max_bytes=min(room, self.max_bytes or room))
+
+
+JSON_AROUND_AN_IMAGE = 1024  # of a request; the adapters' own take a quarter of it
+
+
+@dataclass(frozen=True)
 class ProviderInfo:
     """What a vendor documents of its API.
 
     ``hosts`` are regular expressions that match the whole of the API's own host names; any other host is not live (a vendor's
-    domain holds its customers' machines too). ``max_batch``: images that one request may hold. ``extra``: what pip calls the
-    SDK, if not by the provider's name.
+    domain holds its customers' machines too). ``max_batch``: images that one request may hold. ``rate_per_second``: requests;
+    ``rate_verified`` False says that no page of the vendor's gives that number. ``images_per_second``: a limit on images, where
+    there is one beside that on requests. ``extra``: what pip calls the SDK, if not by the provider's name. ``limits``: what is
+    checked of an image before it is sent. ``taps``: whether the adapter calls ``ProviderOptions.tap``; else nothing is recorded.
+
+    Without ``hosts``, and with clients whose ``host`` is empty, it computes on this machine: its origin is ``local``.
     """
 
     name: str  # as on the command line: "aws"
@@ -113,17 +165,42 @@ class ProviderInfo:
     hosts: tuple[str, ...]
     max_batch: int = 1
     rate_per_second: float = 5.0
+    rate_verified: bool = True
+    images_per_second: float | None = None
     extra: str | None = None
+    limits: ImageLimits = ImageLimits()
+    taps: bool = False
 
 
 @dataclass(frozen=True)
+class Exchange:
+    """A reply as it came over the wire, before anybody read it: what a recording holds.
+
+    ``method`` is the operation, as an HTTP path or a gRPC method ("/v1/images:annotate"). ``headers`` have names in lower case;
+    an adapter hands on those that it reads. ``rpc`` is how a gRPC call ended that has no message: the status' name, its text,
+    and a serialised google.rpc.Status, if any; ``body`` is then empty, and ``status`` 0 over gRPC anyway.
+    """
+
+    wire: WireKind
+    method: str
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    rpc: tuple[str, str, bytes | None] | None = None
+
+
+def _nobody(_: Exchange) -> None:
+    """Nothing is recorded."""
+
+
+@dataclass(frozen=True, repr=False)
 class ProviderOptions:
     """What the engine tells an adapter.
 
     ``endpoint`` (a URL, whatever the wire) None means the SDK's own choice, with the user's own credentials by the vendor's
     usual chain. ``emulated`` means fixed fake credentials, never real ones, no proxy, and an ``endpoint`` on loopback.
     ``timeout`` is in seconds, for connecting and for reading each (over gRPC: for the whole call). ``settings`` overrides the
-    adapter's defaults (MaxLabels, for one).
+    adapter's defaults (MaxLabels, for one). ``tap`` is told every reply, in the thread that called ``label``.
     """
 
     endpoint: str | None = None
@@ -131,6 +208,14 @@ class ProviderOptions:
     timeout: float = 30.0
     concurrency: int = 4
     settings: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    tap: Callable[[Exchange], None] = _nobody
+
+    def __repr__(self) -> str:
+        """Without what a user may have put into an address or a setting."""
+        return redact(
+            f"ProviderOptions(endpoint={self.endpoint!r}, emulated={self.emulated}, timeout={self.timeout}, "
+            f"concurrency={self.concurrency}, settings={dict(self.settings)})"
+        )
 
 
 @runtime_checkable

@@ -2,142 +2,48 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, stop_when_event_set
-from tenacity.wait import wait_random_exponential
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_when_event_set
 
-from apibench.errors import ApibenchError, ExitCode
+from apibench.errors import ApibenchError
 from apibench.query.contract import Answer, EncodedImage, ErrorKind, Outcome, Provider, ProviderError
-from apibench.query.store import Key, ResponseStore
+from apibench.query.policy import PERHAPS_OF_ONE, RETRIED, STOPS_THE_RUN, AgainError, RetryPolicy
+from apibench.query.pricing import NOTHING_UNBILLED, Unbilled
+from apibench.query.rate import RateLimiter
+from apibench.query.result import HaltReason, QueryReport, Question
+from apibench.query.store import CapReachedError, Key, ResponseStore
 
-RETRIED = frozenset({ErrorKind.THROTTLED, ErrorKind.TRANSIENT, ErrorKind.PROTOCOL})
-STOPS_THE_RUN = frozenset({ErrorKind.CREDENTIALS, ErrorKind.QUOTA})
+__all__ = ["Engine", "HaltReason", "QueryReport", "Question", "RetryPolicy"]
 
-
-@dataclass(frozen=True)
-class Question:
-    """An image to ask about. ``read`` gives its bytes, and is called only if it has to be sent."""
-
-    sha256: str
-    name: str
-    read: Callable[[], bytes]
+# An intent is written so many seconds before its request may go: no sooner, or a kill leaves more of them uncertain.
+EARLY = 0.05
+NOT_SENT = "not sent: the run was stopping"
 
 
-@dataclass(frozen=True)
-class RetryPolicy:
-    """At most ``attempts`` requests an image and run; waits grow from ``first`` to ``longest`` seconds, with jitter.
-
-    A request whose answer was lost may have been billed: an image is asked about again after ``uncertain`` of those.
-    """
-
-    attempts: int = 5
-    uncertain: int = 1
-    first: float = 0.5
-    longest: float = 30.0
-    longest_retry_after: float = 300.0
-
-    def wait(self, state: RetryCallState) -> float:
-        """Seconds until the next attempt: what the vendor asked for, else exponential back-off with full jitter."""
-        assert state.outcome is not None
-        again = state.outcome.exception()
-        if isinstance(again, _Again) and again.error.retry_after is not None:
-            return min(again.error.retry_after, self.longest_retry_after)
-        return wait_random_exponential(multiplier=self.first, max=self.longest)(state)
-
-
-class HaltReason(StrEnum):
-    """Why a run stopped before its end."""
-
-    CAP = "cap"
-    CREDENTIALS = "credentials"
-    QUOTA = "quota"
-    FAILING = "failing"
-    STORE = "store"
-
-
-@dataclass
-class QueryReport:
-    """What a run did. ``failed`` and ``rejected`` are (image, reason); ``sent`` counts requests put on the wire."""
-
-    images: int = 0
-    stored: int = 0
-    answered: int = 0
-    sent: int = 0
-    uncertain: int = 0
-    rejected: list[tuple[str, str]] = field(default_factory=list)
-    rejected_before: list[tuple[str, str]] = field(default_factory=list)
-    failed: list[tuple[str, str]] = field(default_factory=list)
-    halted: HaltReason | None = None
-    message: str = ""
-
-    @classmethod
-    def before(cls, questions: Mapping[str, Question], store: ResponseStore, key: Key) -> QueryReport:
-        """The report of a run that has sent nothing yet: what is stored, and what was refused before, with the reason."""
-        settled, refusals = store.settled(key), store.refusals(key)
-        return cls(
-            images=len(questions),
-            stored=sum(settled.get(sha256) == "answered" for sha256 in questions),
-            rejected_before=[
-                (question.name, f"{refusals[sha256]} (refused before; not sent again)")
-                for sha256, question in questions.items()
-                if settled.get(sha256) == "rejected"
-            ],
-        )
-
-    @property
-    def open(self) -> int:
-        """Images without a stored outcome, before anything is sent."""
-        return self.images - self.stored - len(self.rejected_before)
-
-    @property
-    def problems(self) -> list[tuple[str, str]]:
-        """Every image that was asked about and has no answer, and why."""
-        return self.failed + self.rejected + self.rejected_before
-
-    @property
-    def exit_code(self) -> ExitCode:
-        if self.halted is HaltReason.CAP:
-            return ExitCode.CAP_REACHED
-        if self.halted is not None:
-            return ExitCode.SOME_FAILED if self.answered else ExitCode.NOTHING_DONE
-        return ExitCode.SOME_FAILED if self.problems else ExitCode.DONE
-
-
-class _Again(Exception):  # noqa: N818 - not an error that leaves this module
-    """Some images of a batch are to be asked about again."""
-
-    def __init__(self, error: ProviderError) -> None:
-        super().__init__(error.message)
-        self.error = error
-
-
-class _Halted(Exception):  # noqa: N818
+class _Halted(Exception):  # noqa: N818 - not an error that leaves this module
     """The run is stopping: nothing more is sent."""
 
 
-class RateLimiter:
-    """A token bucket of one: requests start at least 1/rate seconds apart, whatever thread sends them."""
-
-    def __init__(self, per_second: float | None) -> None:
-        self._gap = 1.0 / per_second if per_second else 0.0
-        self._next = 0.0
-        self._mutex = threading.Lock()
-
-    def acquire(self, stop: threading.Event) -> None:
-        with self._mutex:
-            at = max(time.monotonic(), self._next)
-            self._next = at + self._gap
-        stop.wait(max(0.0, at - time.monotonic()))
+class _Split(Exception):  # noqa: N818
+    """A batch is refused as a whole, perhaps for one image of it: the images are to be asked about one at a time."""
 
 
 class Engine:
-    """One run over a list of questions. The store's lock is held by whoever opened the store."""
+    """One run over a list of questions. The store's lock is held by whoever opened the store.
+
+    ``price``: US dollars an image. ``max_calls`` and ``max_cost`` (US dollars): of the campaign, over all runs. ``batch``:
+    images a request, at most what the provider takes. ``concurrency``: requests at a time. ``per_second``: requests; None for
+    no limit. ``ask_again``: whether an image is asked about again whose answer may have been lost, in this run or before.
+    ``unbilled``: the errors that the vendor does not bill. ``prepare`` (bytes of a file to the bytes that are sent) raises
+    ProviderError with ``sent`` False for what the provider would not take. ``progress`` is told how many images are done.
+    """
 
     failures_in_a_row = 5
 
@@ -149,10 +55,14 @@ class Engine:
         *,
         price: float | None = None,
         max_calls: int | None = None,
+        max_cost: float | None = None,
         batch: int = 1,
         concurrency: int = 4,
         per_second: float | None = None,
+        ask_again: bool = True,
+        unbilled: Unbilled = NOTHING_UNBILLED,
         policy: RetryPolicy | None = None,
+        prepare: Callable[[bytes], bytes] | None = None,
         progress: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.provider = provider
@@ -160,24 +70,31 @@ class Engine:
         self.key = key
         self.price = price
         self.max_calls = max_calls
-        # One image a request, unless told: an answer that is lost is then one image's, and a call is what is billed.
+        self.max_cost = max_cost
+        # One image a request, unless told: an answer that is lost is then one image's.
         self.batch = min(batch, provider.info.max_batch)
         self.concurrency = concurrency
+        self.ask_again = ask_again
+        self.unbilled = unbilled
         self.policy = policy or RetryPolicy()
+        self.prepare = prepare
         self.progress = progress
         self.report = QueryReport()
-        self._limiter = RateLimiter(per_second)
+        self._limiter = RateLimiter(per_second, first=self.policy.first, longest=self.policy.longest)
         self._stop = threading.Event()
         self._mutex = threading.Lock()
+        self._lost: Counter[str] = Counter()  # answers that may have been lost in this run, by image
         self._failures = 0
         self._last_error = ""
 
     def run(self, questions: Sequence[Question]) -> QueryReport:
         """Ask about every image that has no stored answer or refusal under the key; the others are never sent again."""
         unique = {question.sha256: question for question in questions}
-        settled = self.store.settled(self.key)
-        self.report = QueryReport.before(unique, self.store, self.key)
-        open_ = [question for sha256, question in unique.items() if sha256 not in settled]
+        done = set(self.store.settled(self.key))
+        if not self.ask_again:
+            done |= set(self.store.uncertain(self.key))
+        self.report = QueryReport.before(unique, self.store, self.key, ask_again=self.ask_again)
+        open_ = [question for sha256, question in unique.items() if sha256 not in done]
         self.progress(len(unique) - len(open_))
         batches = _Shared(_batches(open_, self.batch))
         workers = max(1, min(self.concurrency, len(open_)))
@@ -198,7 +115,7 @@ class Engine:
             if batch is None:
                 return
             try:
-                self._ask(batch)
+                self._ask(self._read(batch))
             except _Halted:
                 return
             except ApibenchError as error:  # the store cannot be written: nothing more is sent
@@ -208,69 +125,108 @@ class Engine:
                 self._stop.set()
                 raise
 
-    def _ask(self, batch: Sequence[Question]) -> None:
-        """Ask about a batch until each image has an outcome, or the policy says enough."""
-        images = self._read(batch)
-        waiting = {question.sha256: question for question in batch if question.sha256 in images}
-        uncertain = dict.fromkeys(waiting, 0)
+    def _read(self, batch: Sequence[Question]) -> dict[str, _Asked]:
+        """What is to be sent of a batch; an image that cannot be (gone, changed, too large) is listed, and the others go on."""
+        asked = {}
+        for question in batch:
+            try:
+                data = question.read()
+                sent = self.prepare(data) if self.prepare else data
+            except ApibenchError as error:
+                with self._mutex:
+                    self.report.failed.append((question.name, str(error)))
+                self.progress(1)
+            except ProviderError as error:
+                self.store.record_unsent(self.key, question.sha256, error)
+                self._give_up(question, error)
+            else:
+                image = EncodedImage(sent, question.sha256)
+                asked[question.sha256] = _Asked(question, image, changed=sent is not data and sent != data)
+        return asked
+
+    def _ask(self, waiting: dict[str, _Asked]) -> None:
+        """Ask until each image has an outcome, or the policy says enough."""
         if not waiting:
             return
         retrying = Retrying(
             stop=stop_after_attempt(self.policy.attempts) | stop_when_event_set(self._stop),
             wait=self.policy.wait,
-            retry=retry_if_exception_type(_Again),
+            retry=retry_if_exception_type(AgainError),
             sleep=self._sleep,
             reraise=True,
         )
         try:
-            retrying(self._send, images, waiting, uncertain)
-        except _Again as again:
+            retrying(self._send, waiting)
+        except _Split:
+            for sha256, asked in list(waiting.items()):
+                self._ask({sha256: asked})
+        except AgainError as again:
             if self._stop.is_set():
                 return  # not given up: the run is stopping, and the next one asks again
-            for question in waiting.values():
-                self._give_up(question, again.error)
+            for asked in waiting.values():
+                self._give_up(asked.question, again.error)
+            self._failed_again(again.error)
 
-    def _read(self, batch: Sequence[Question]) -> dict[str, EncodedImage]:
-        """The images of a batch; one that cannot be read (gone, changed) is listed as failed, and the others go on."""
-        images = {}
-        for question in batch:
-            try:
-                images[question.sha256] = EncodedImage(question.read(), question.sha256)
-            except ApibenchError as error:
-                with self._mutex:
-                    self.report.failed.append((question.name, str(error)))
-                self.progress(1)
-        return images
-
-    def _send(self, batch: dict[str, EncodedImage], waiting: dict[str, Question], uncertain: dict[str, int]) -> None:
-        """One request. Takes out of ``waiting`` what needs no other; raises _Again where something is left."""
-        images = [batch[sha256] for sha256 in waiting]
-        self._limiter.acquire(self._stop)
-        if self._stop.is_set():
-            raise _Halted
-        attempts = self.store.begin(self.key, [i.sha256 for i in images], price=self.price, cap=self.max_calls)
-        if attempts is None:
-            self._halt(
-                HaltReason.CAP,
-                f"--max-calls {self.max_calls} reached for campaign {self.key.campaign!r}; "
-                "the answers so far are stored, a larger cap goes on from there"
-                + (f". The last error: {self._last_error}" if self._last_error else ""),
-            )
-            raise _Halted
-        with self._mutex:
-            self.report.sent += 1
+    def _send(self, waiting: dict[str, _Asked]) -> None:
+        """One request. Takes out of ``waiting`` what needs no other; raises AgainError or _Split where something is left."""
+        images = [asked.image for asked in waiting.values()]
+        attempts, gone = self._go(list(waiting.values()))
         started = time.monotonic()
         outcomes = self._outcomes(images)
         latency = time.monotonic() - started
-        again: ProviderError | None = None
+        self._heed(outcomes, gone)
+        as_one = len(images) > 1 and all(
+            isinstance(outcome, ProviderError) and outcome.kind in PERHAPS_OF_ONE for outcome in outcomes
+        )
+        again = failed = None
         for attempt, image, outcome in zip(attempts, images, outcomes, strict=True):
-            left = self._record(attempt, waiting, image.sha256, outcome, latency, uncertain)
-            if left is not None and (again is None or (left.retry_after or 0) > (again.retry_after or 0)):
-                again = left
+            said = _of_a_batch(outcome, len(images)) if as_one else outcome
+            error = self._record(attempt, waiting, image.sha256, said, latency)
+            if error is not None and image.sha256 not in waiting:
+                failed = error
+            elif error is not None and (again is None or (error.retry_after or 0) > (again.retry_after or 0)):
+                again = error
+        if failed is not None and failed.kind is not ErrorKind.REJECTED:
+            self._failed_again(failed)
         if self._stop.is_set():
             raise _Halted
         if again is not None:
-            raise _Again(again)
+            raise _Split if as_one else AgainError(again)
+
+    def _go(self, asked: Sequence[_Asked]) -> tuple[list[int], float]:
+        """Wait for the rate's turn, write down the intent, and go: the attempts, and when, by the limiter's clock."""
+        with self._limiter.turn:
+            self._limiter.wait(self._stop, early=EARLY)
+            if self._stop.is_set():
+                raise _Halted
+            attempts = self._intend(asked)
+            self._limiter.wait(self._stop)
+            if self._stop.is_set():
+                for attempt in attempts:
+                    self.store.record_error(attempt, ProviderError(ErrorKind.TRANSIENT, NOT_SENT, sent=False), 0.0)
+                raise _Halted
+            with self._mutex:
+                self.report.sent += 1
+            return attempts, self._limiter.go()
+
+    def _intend(self, asked: Sequence[_Asked]) -> list[int]:
+        try:
+            return self.store.begin(
+                self.key,
+                [one.image.sha256 for one in asked],
+                price=self.price,
+                cap=self.max_calls,
+                max_cost=self.max_cost,
+                sent_sha256s=[one.sent_sha256 for one in asked],
+            )
+        except CapReachedError as cap:
+            self._halt(
+                HaltReason.CAP,
+                f"{cap} reached for campaign {self.key.campaign!r}; "
+                "the answers so far are stored, a larger cap goes on from there"
+                + (f". The last error: {self._last_error}" if self._last_error else ""),
+            )
+            raise _Halted from None
 
     def _sleep(self, seconds: float) -> None:
         self._stop.wait(seconds)
@@ -289,51 +245,70 @@ class Engine:
             outcomes = [ProviderError(ErrorKind.PROTOCOL, message, uncertain=True)] * len(images)
         return outcomes
 
+    def _heed(self, outcomes: Sequence[Outcome], gone: float) -> None:
+        """What a reply says to all threads: to wait, to slow down, or that all is well."""
+        errors = [outcome for outcome in outcomes if isinstance(outcome, ProviderError)]
+        retry_after = self.policy.capped(
+            max((e.retry_after for e in errors if e.retry_after is not None), default=None)
+        )
+        if any(error.kind is ErrorKind.THROTTLED for error in errors):
+            self._limiter.throttled(gone, retry_after)
+        elif retry_after is not None:
+            self._limiter.pause(retry_after)
+        elif len(errors) < len(outcomes):
+            self._limiter.answered()
+        if len(errors) == len(outcomes) and not any(error.sent for error in errors):
+            with self._mutex:
+                self.report.sent -= 1
+
     def _record(
-        self,
-        attempt: int,
-        waiting: dict[str, Question],
-        sha256: str,
-        outcome: Outcome,
-        latency: float,
-        uncertain: dict[str, int],
+        self, attempt: int, waiting: dict[str, _Asked], sha256: str, outcome: Outcome, latency: float
     ) -> ProviderError | None:
-        """Store an outcome; the error, if the image is to be asked about again."""
+        """Store an outcome; its error, if there is one. An image that is to be asked about again stays in ``waiting``."""
         if isinstance(outcome, Answer):
             self.store.record_answer(attempt, outcome, latency)
             del waiting[sha256]
             with self._mutex:
                 self.report.answered += 1
+                if outcome.parsed.model_version is not None:
+                    self.report.versions[outcome.parsed.model_version] += 1
                 self._failures = 0
             self.progress(1)
             return None
-        self.store.record_error(attempt, outcome, latency)
+        self.store.record_error(attempt, outcome, latency, unbilled=self.unbilled.covers(outcome))
         self._last_error = outcome.message
-        if outcome.uncertain:
-            uncertain[sha256] += 1
+        if outcome.uncertain and outcome.sent:
             with self._mutex:
+                self._lost[sha256] += 1
                 self.report.uncertain += 1
         if outcome.kind in STOPS_THE_RUN:
             self._halt(HaltReason(outcome.kind.value), outcome.message)
             return None
-        if outcome.kind in RETRIED and uncertain[sha256] <= self.policy.uncertain:
+        enough = self.policy.uncertain if self.ask_again else 0
+        if outcome.kind in RETRIED and self._lost[sha256] <= enough:
             return outcome
-        self._give_up(waiting.pop(sha256), outcome)
-        return None
+        self._give_up(waiting.pop(sha256).question, outcome)
+        return outcome
 
     def _give_up(self, question: Question, error: ProviderError) -> None:
         with self._mutex:
             if error.kind is ErrorKind.REJECTED:
                 self.report.rejected.append((question.name, error.message))
                 self._failures = 0  # the provider looked at it: it is there, and works
+            elif error.uncertain and not self.ask_again:
+                self.report.left.append((question.name, f"left uncertain: {error.message}"))
             else:
                 self.report.failed.append((question.name, error.message))
-                self._failures += 1
         self.progress(1)
-        if self._failures >= self.failures_in_a_row:
+
+    def _failed_again(self, error: ProviderError) -> None:
+        """Another request in a row that brought nothing."""
+        with self._mutex:
+            self._failures += 1
+            failures = self._failures
+        if failures >= self.failures_in_a_row:
             self._halt(
-                HaltReason.FAILING,
-                f"stopped: {self._failures} images in a row failed, the last with: {error.message}",
+                HaltReason.FAILING, f"stopped: {failures} images in a row failed, the last with: {error.message}"
             )
 
     def _halt(self, reason: HaltReason, message: str) -> None:
@@ -341,6 +316,20 @@ class Engine:
             if self.report.halted is None:
                 self.report.halted, self.report.message = reason, message
         self._stop.set()
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """An image on its way. ``image`` has the identity of its file, and the bytes that are sent."""
+
+    question: Question
+    image: EncodedImage
+    changed: bool
+
+    @property
+    def sent_sha256(self) -> str | None:
+        """Of the bytes that are sent, where they are not those of the file."""
+        return hashlib.sha256(self.image.data).hexdigest() if self.changed else None
 
 
 class _Shared:
@@ -358,3 +347,18 @@ class _Shared:
 def _batches(questions: Sequence[Question], size: int) -> Iterator[list[Question]]:
     for start in range(0, len(questions), size):
         yield list(questions[start : start + size])
+
+
+def _of_a_batch(outcome: Outcome, images: int) -> Outcome:
+    """A refusal of a whole request, as what it is of one of its images: no refusal of it for good."""
+    if isinstance(outcome, Answer) or outcome.kind is not ErrorKind.REJECTED:
+        return outcome
+    return ProviderError(
+        ErrorKind.PROTOCOL,
+        f"a request with {images} images was refused: {outcome.message}",
+        code=outcome.code,
+        status=outcome.status,
+        raw=outcome.raw,
+        uncertain=outcome.uncertain,
+        sent=outcome.sent,
+    )

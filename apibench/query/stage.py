@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,15 +15,23 @@ from apibench import defaults
 from apibench.errors import ApibenchError
 from apibench.imageset import ImageSet
 from apibench.progress import Progress
-from apibench.query import pricing, registry
-from apibench.query.contract import Adapter, Provider, ProviderError, ProviderOptions
-from apibench.query.engine import Engine, QueryReport, Question, RetryPolicy
+from apibench.query import preflight, pricing, registry
+from apibench.query.cassette import Recorder
+from apibench.query.contract import Adapter, Provider, ProviderError, ProviderInfo, ProviderOptions
+from apibench.query.engine import Engine
+from apibench.query.forecast import NOTHING_BEFORE, Before, Plan
+from apibench.query.policy import RetryPolicy
+from apibench.query.redact import redact
+from apibench.query.replay import Replay, Tape
+from apibench.query.result import QueryReport, Question
 from apibench.query.store import Key, ResponseStore, canonical
 
 if TYPE_CHECKING:
     from apibench.emulator import Emulator
 
 Setting = str | int | float | bool
+
+FEWEST, MOST = 4, 64  # requests at a time, unless told
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,10 @@ class QuerySettings:
 
     ``emulated`` asks a local emulator with fake keys: one of its own, whose network is ``target``, or the one that already
     runs at ``endpoint`` (the port of the provider's own wire). Without it, ``endpoint`` is asked with the user's own keys.
+    ``max_calls`` and ``max_cost`` (US dollars) are of the campaign in its store, over all starts and providers. ``ask_again``:
+    whether an image is asked about again whose answer may have been lost. ``batch``: images a request, as far as the provider
+    takes so many. ``concurrency`` None: as many requests at a time as the provider's rate needs where an answer takes a second.
+    ``record``: a cassette that what is said is written to; ``replay``: one that answers, in nobody's stead and for nothing.
     """
 
     provider: str
@@ -40,68 +52,73 @@ class QuerySettings:
     target: str = defaults.TARGET
     endpoint: str | None = None
     max_calls: int | None = None
-    concurrency: int = 4
+    max_cost: float | None = None
+    ask_again: bool = True
+    batch: int = 1
+    concurrency: int | None = None
     timeout: float = 30.0
     per_second: float | None = None
     settings: Mapping[str, Setting] = field(default_factory=dict)
     prices: Path | None = None
+    record: Path | None = None
+    replay: Path | None = None
     policy: RetryPolicy = field(default_factory=RetryPolicy)
 
     def options(self, endpoint: str | None = None) -> ProviderOptions:
         """What an adapter is told, with ``endpoint`` where the query itself names none."""
         return ProviderOptions(
             endpoint=self.endpoint or endpoint,
-            emulated=self.emulated,
+            emulated=self.pretended,
             timeout=self.timeout,
-            concurrency=self.concurrency,
+            concurrency=self.concurrency or FEWEST,
             settings=self.settings,
         )
 
+    @property
+    def pretended(self) -> bool:
+        """Whether no vendor is asked: fake keys, no price, no rate."""
+        return self.emulated or self.replay is not None
+
+    def rate(self, info: ProviderInfo) -> float | None:
+        """Requests a second: the user's, else what the vendor documents; None, no limit, for an emulator of one's own."""
+        if self.per_second is not None or self.pretended:
+            return self.per_second
+        batch = min(self.batch, info.max_batch)
+        return min(info.rate_per_second, (info.images_per_second or math.inf) / batch)
+
+    def at_a_time(self, info: ProviderInfo) -> int:
+        """Requests at a time: enough for the rate as long as an answer takes a second."""
+        rate = self.rate(info)
+        return self.concurrency or min(MOST, max(FEWEST, math.ceil(rate or 0)))
+
     def __post_init__(self) -> None:
-        for name, number in (("--timeout", self.timeout), ("--rate", self.per_second)):
+        numbers = (("--timeout", self.timeout), ("--rate", self.per_second), ("--max-cost", self.max_cost))
+        for name, number in numbers:
             if number is not None and not 0 < number < math.inf:
                 raise ApibenchError(f"{name} {number}: must be a number above 0")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a query would send: images in all, those with a stored outcome, calls left, their list price and time."""
-
-    provider: str
-    origin: str
-    images: int
-    stored: int
-    calls: int
-    cost: float | None
-    prices_as_of: str
-    seconds: float | None
-
-    def __str__(self) -> str:
-        if self.origin == "emulated":
-            price = "emulated: costs nothing"
-        elif self.cost is None:
-            price = "price unknown"
-        else:
-            price = f"about ${self.cost:.2f} by the list of {self.prices_as_of}, retries and free quotas not counted"
-        rate = f", at least {self.seconds:.0f} s at its rate limit" if self.seconds else ""
-        return (
-            f"{self.provider}: {self.images} images, {self.stored} stored, {self.calls} calls to send ({price}{rate})"
-        )
+        if self.replay is not None and (self.emulated or self.endpoint or self.record):
+            raise ApibenchError("--replay is what answers: give no --emulated, --endpoint or --record beside it")
 
 
 def plan(images: Sequence[ImageSet], store: Path, query: QuerySettings) -> Plan:
     """Work out what :func:`query_images` would send. Needs neither keys nor SDK, sends nothing, writes nothing."""
     sha256s = {record.sha256 for images_ in images for record in images_.records}
     adapter = registry.adapter(query.provider)
-    key = _key(adapter, query, *_expected(adapter, query))
-    stored = 0
-    if store.is_file() and store.stat().st_size > 0:  # an empty file is a store whose making was cut off
-        with ResponseStore.open(store, read_only=True) as opened:
-            stored = len(sha256s & set(opened.settled(key)))
-    return estimate(query, len(sha256s), stored)
+    if not store.is_file() or store.stat().st_size == 0:  # an empty file is a store whose making was cut off
+        return estimate(query, len(sha256s))
+    with ResponseStore.open(store, read_only=True) as opened:
+        return _plan(sha256s, opened, _key(adapter, query, *_expected(adapter, query)), query)
 
 
-def estimate(query: QuerySettings, images: int, stored: int = 0) -> Plan:
+def _plan(sha256s: set[str], store: ResponseStore, key: Key, query: QuerySettings) -> Plan:
+    done = set(store.settled(key))
+    if not query.ask_again:
+        done |= set(store.uncertain(key))
+    before = Before(store.calls(query.campaign), store.spent(query.campaign))
+    return estimate(query, len(sha256s), len(sha256s & done), before)
+
+
+def estimate(query: QuerySettings, images: int, stored: int = 0, before: Before = NOTHING_BEFORE) -> Plan:
     """The same for a number of images that do not exist yet. Raises ApibenchError for a wrong setting or price list."""
     adapter = registry.adapter(query.provider)
     _settings(adapter, query)
@@ -109,29 +126,47 @@ def estimate(query: QuerySettings, images: int, stored: int = 0) -> Plan:
         from apibench import classifiers
 
         classifiers.check(query.target)
-    price = pricing.price_of_call(query.provider, query.prices)
-    calls = images - stored
-    rate = None if query.emulated else query.per_second or adapter.info.rate_per_second
     return Plan(
         provider=query.provider,
         origin=_expected(adapter, query)[0],
         images=images,
         stored=stored,
-        calls=calls,
-        cost=None if price is None else price * calls,
+        calls=math.ceil((images - stored) / min(query.batch, adapter.info.max_batch)),
+        price=_price(adapter, query),
         prices_as_of=pricing.dated(query.prices),
-        seconds=calls / rate if rate else None,
+        rate=query.rate(adapter.info),
+        rate_verified=adapter.info.rate_verified or query.per_second is not None,
+        max_calls=query.max_calls,
+        max_cost=query.max_cost,
+        before=before,
     )
 
 
+def _price(adapter: Adapter, query: QuerySettings) -> float | None:
+    """US dollars an image. Raises ApibenchError where there is none, and a cap on what is spent."""
+    price = pricing.price_of_image(query.provider, query.prices)
+    pricing.unbilled(query.provider, query.prices)
+    if query.pretended or (not adapter.info.hosts and query.endpoint is None):
+        return 0.0
+    if price is None and query.max_cost is not None:
+        raise ApibenchError(
+            f"--max-cost {query.max_cost:g}: the price list has no price for {query.provider}; name it in --prices FILE"
+        )
+    return price
+
+
 def query_images(
-    images: Sequence[ImageSet], store: Path, query: QuerySettings, emulator: Emulator | None = None
+    images: Sequence[ImageSet],
+    store: Path,
+    query: QuerySettings,
+    emulator: Emulator | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> QueryReport:
     """Ask a provider about every image that has no stored outcome, and store what it says.
 
     ``emulator``: one that several queries share, started here when it is first needed; without it an emulated query has its own.
-    Raises ApibenchError where nothing can be asked at all: no such provider, no SDK, no credentials, a store that cannot be
-    written.
+    ``say`` is told the forecast, before anything is sent. Raises ApibenchError where nothing can be asked at all: no such
+    provider, no SDK, no credentials, a store that cannot be written.
     """
     adapter = registry.adapter(query.provider)
     questions = [
@@ -139,39 +174,54 @@ def query_images(
         for images_ in images
         for record in images_.records
     ]
-    price = 0.0 if query.emulated else pricing.price_of_call(query.provider, query.prices)
+    price = _price(adapter, query)
     key = _key(adapter, query, *_expected(adapter, query))
     unique = {question.sha256: question for question in questions}
     # Nothing to send: the store stays untouched, no network is loaded and no credentials are asked for.
-    before = _look(store, key, unique, images)
+    before = _look(store, key, unique, images, ask_again=query.ask_again)
     if before is not None and before.open == 0:
         return before
     # Connected first: without credentials not even an empty store is made.
-    with _connect(adapter, query, emulator) as provider, ResponseStore.open(store) as opened:
+    with ExitStack() as stack:
+        recorder = stack.enter_context(Recorder(query.record)) if query.record else None
+        names = {sha256: question.name for sha256, question in unique.items()}
+        provider = stack.enter_context(_connect(adapter, query, emulator, recorder, names))
+        opened = stack.enter_context(ResponseStore.open(store))
         for images_ in images:
             opened.remember(images_)
         origin = registry.origin_of(provider.host, provider.info, emulated=query.emulated)
+        key = _key(adapter, query, origin, _expected(adapter, query)[1] or provider.host)
+        if recorder is not None:
+            provider = recorder.provider(provider, key, adapter.wire(query.options()))
+        say(f"forecast: {_plan(set(unique), opened, key, query)}")
         bar = Progress(range(len(questions)), f"query {query.provider}", unit="image")
         engine = Engine(
             provider,
             opened,
-            _key(adapter, query, origin, _expected(adapter, query)[1] or provider.host),
+            key,
             price=price,
             max_calls=query.max_calls,
-            concurrency=query.concurrency,
-            per_second=None if query.emulated else query.per_second or provider.info.rate_per_second,
+            max_cost=query.max_cost,
+            batch=query.batch,
+            concurrency=query.at_a_time(provider.info),
+            per_second=query.rate(provider.info),
+            ask_again=query.ask_again,
+            unbilled=pricing.unbilled(query.provider, query.prices),
             policy=query.policy,
+            prepare=preflight.prepare(provider.info.title, provider.info.limits.over(adapter.wire(query.options()))),
             progress=bar.advance,
         )
         with bar:
             return engine.run(questions)
 
 
-def _look(store: Path, key: Key, questions: Mapping[str, Question], images: Sequence[ImageSet]) -> QueryReport | None:
+def _look(
+    store: Path, key: Key, questions: Mapping[str, Question], images: Sequence[ImageSet], *, ask_again: bool
+) -> QueryReport | None:
     """What a store has on these images; None where there is no sound store yet. Untouched, unless the images have moved."""
     try:
         with ResponseStore.open(store, read_only=True) as reader:
-            report = QueryReport.before(questions, reader, key)
+            report = QueryReport.before(questions, reader, key, ask_again=ask_again)
             moved = not all(reader.remembers(images_) for images_ in images)
     except ApibenchError:
         return None  # absent, cut off in its making, or no store: opening it for writing mends it or says so
@@ -192,6 +242,8 @@ def _settings(adapter: Adapter, query: QuerySettings) -> dict[str, Setting]:
 
 def _key(adapter: Adapter, query: QuerySettings, origin: str, where: str) -> Key:
     settings = _settings(adapter, query)
+    if query.replay is not None:
+        return _tape(adapter, query).key(query.campaign)
     if query.emulated:
         from apibench.classifiers import canonical as canonical_name
 
@@ -199,16 +251,23 @@ def _key(adapter: Adapter, query: QuerySettings, origin: str, where: str) -> Key
         settings["emulated_by"] = "a running emulator" if query.endpoint else canonical_name(query.target)
     elif origin == "custom":
         settings["host"] = where  # two endpoints of one's own are two providers
-    return Key(query.campaign, query.provider, origin, canonical(settings))
+    return Key(query.campaign, adapter.info.name, origin, canonical(settings))
+
+
+def _tape(adapter: Adapter, query: QuerySettings) -> Tape:
+    assert query.replay is not None
+    return Tape.of(query.replay, adapter.info.name, adapter.wire(query.options()), _settings(adapter, query))
 
 
 def _expected(adapter: Adapter, query: QuerySettings) -> tuple[str, str]:
     """The origin before there is a client (the SDK's own endpoint is the vendor's), and an endpoint's host, port and path."""
     if query.emulated:
         return "emulated", ""
+    if query.replay is not None:
+        return _tape(adapter, query).origin, ""
     endpoint = adapter.endpoint(query.options())
     if endpoint is None:
-        return "live", ""
+        return "live" if adapter.info.hosts else "local", ""
     try:
         parts = urlsplit(endpoint)
         host, port = parts.hostname or "", f":{parts.port}" if parts.port else ""
@@ -219,16 +278,28 @@ def _expected(adapter: Adapter, query: QuerySettings) -> tuple[str, str]:
 
 def check_access(query: QuerySettings) -> None:
     """Raises ApibenchError where a live provider cannot be asked: no SDK, no credentials. Sends nothing that is billed."""
-    if not query.emulated:
+    if not query.pretended:
         with _connect(registry.adapter(query.provider), query, None):
             pass
 
 
 @contextmanager
-def _connect(adapter: Adapter, query: QuerySettings, emulator: Emulator | None) -> Iterator[Provider]:
-    """A provider's client, with an emulator behind it if asked for; its credentials are there."""
+def _connect(
+    adapter: Adapter,
+    query: QuerySettings,
+    emulator: Emulator | None,
+    recorder: Recorder | None = None,
+    names: Mapping[str, str] | None = None,
+) -> Iterator[Provider]:
+    """A provider's client, with an emulator or a recording behind it if asked for; its credentials are there.
+
+    ``recorder`` hears what it hears; ``names``: of the images, for what a recording lacks.
+    """
     with ExitStack() as stack:
         endpoint = None
+        replay = stack.enter_context(Replay(_tape(adapter, query), names)) if query.replay is not None else None
+        if replay is not None:
+            endpoint = replay.endpoint
         if query.emulated and query.endpoint is None:
             from apibench.emulator import vendors
 
@@ -236,17 +307,24 @@ def _connect(adapter: Adapter, query: QuerySettings, emulator: Emulator | None) 
             emulator = emulator or stack.enter_context(_emulator(query))
             endpoint = emulator.start().endpoint(adapter.wire(query.options()))
         try:
-            provider = adapter.create(query.options(endpoint))
+            options = replace(query.options(endpoint), concurrency=query.at_a_time(adapter.info))
+            options = replace(options, tap=recorder.tap) if recorder is not None else options
+            provider = adapter.create(options)
             stack.callback(provider.close)
         except ProviderError as error:
-            raise ApibenchError(f"{query.provider}: {error.message}") from error
+            raise ApibenchError(f"{query.provider}: {error.message}") from None
         except ModuleNotFoundError as error:
             extra = adapter.info.extra or query.provider
             raise ApibenchError(
                 f"{query.provider}: its SDK is not installed (no {error.name}); apibench's extra {extra!r} brings it: "
                 f"pip install '.[{extra}]'"
             ) from error
-        yield provider
+        except ApibenchError:
+            raise
+        except Exception as error:  # noqa: BLE001 - an SDK raises what it likes; what it says may hold secrets
+            why = redact(f"{type(error).__name__}: {error}")
+            raise ApibenchError(f"{query.provider}: no client can be made ({why})") from None
+        yield replay.provider(provider) if replay is not None else provider
 
 
 def _emulator(query: QuerySettings) -> Emulator:

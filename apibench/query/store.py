@@ -21,49 +21,11 @@ from filelock import FileLock, Timeout
 
 from apibench.errors import ApibenchError
 from apibench.imageset import ImageSet
+from apibench.query import schema
 from apibench.query.contract import Answer, Label, ProviderError
 
-SCHEMA_VERSION = "1"
-
-SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-INSERT INTO meta VALUES ('schema_version', '1');
-
--- What was asked about. One image may be several variants (a purifier that changes nothing), so the key is all three.
-CREATE TABLE images (
-  sha256 TEXT NOT NULL, variant TEXT NOT NULL, source TEXT NOT NULL, image_id TEXT NOT NULL,
-  label INTEGER, label_source TEXT, pixels_sha256 TEXT NOT NULL, folder TEXT NOT NULL, file TEXT NOT NULL,
-  PRIMARY KEY (sha256, variant, source));
-
--- One row a request and image: the intent, then its outcome.
-CREATE TABLE attempts (
-  id INTEGER PRIMARY KEY,
-  campaign TEXT NOT NULL, provider TEXT NOT NULL, origin TEXT NOT NULL, settings TEXT NOT NULL, sha256 TEXT NOT NULL,
-  started_at TEXT NOT NULL, finished_at TEXT,
-  outcome TEXT CHECK (outcome IN ('answered', 'error', 'uncertain')),
-  error_kind TEXT, error_code TEXT, error_message TEXT, http_status INTEGER, raw BLOB, latency REAL, price REAL);
-CREATE INDEX attempts_of ON attempts (campaign, provider, origin, settings, sha256);
-
-CREATE TABLE responses (
-  campaign TEXT NOT NULL, provider TEXT NOT NULL, origin TEXT NOT NULL, settings TEXT NOT NULL, sha256 TEXT NOT NULL,
-  attempt_id INTEGER NOT NULL UNIQUE REFERENCES attempts (id),
-  raw BLOB NOT NULL, labels TEXT NOT NULL, model_version TEXT, request_id TEXT, latency REAL, received_at TEXT NOT NULL,
-  price REAL,
-  PRIMARY KEY (campaign, provider, origin, settings, sha256));
-
--- One row an image: answered, refused for good, or failed; the error is the last attempt's (SQLite takes the other columns
--- of the row that MAX picks).
-CREATE VIEW v_outcomes AS
-SELECT a.campaign, a.provider, a.origin, a.settings, a.sha256,
-       CASE WHEN r.sha256 IS NOT NULL THEN 'answered'
-            WHEN SUM(a.error_kind = 'rejected') > 0 THEN 'rejected'
-            ELSE 'failed' END AS outcome,
-       r.labels, r.model_version, r.raw,
-       a.error_kind, a.error_code, a.error_message,
-       COUNT(*) AS attempts, r.latency, SUM(a.price) AS price, MAX(a.id) AS last_attempt
-FROM attempts AS a LEFT JOIN responses AS r USING (campaign, provider, origin, settings, sha256)
-GROUP BY a.campaign, a.provider, a.origin, a.settings, a.sha256;
-"""
+# What an attempt is given that a crash left without an outcome.
+CRASHED = "the program ended before the answer was stored"
 
 
 @dataclass(frozen=True)
@@ -79,6 +41,10 @@ class Key:
         return self.campaign, self.provider, self.origin, self.settings
 
 
+class CapReachedError(Exception):
+    """A request would go over a cap, and is not to be sent. ``str`` is the option with its value."""
+
+
 class ResponseStore:
     """A store, open. Safe from several threads; only one process writes at a time (a second one is refused)."""
 
@@ -92,7 +58,8 @@ class ResponseStore:
     def open(cls, path: Path, *, read_only: bool = False) -> ResponseStore:
         """Open or (unless ``read_only``) make a store. Attempts that a crash left without an outcome become uncertain.
 
-        Raises ApibenchError where the file is no store, is of another version, cannot be written, or is being written to.
+        A store of an earlier version becomes one of this version when it is opened for writing, and is read as it is. Raises
+        ApibenchError where the file is no store, is of a later version, cannot be written, or is being written to.
         """
         lock = None if read_only else _take_lock(path)
         try:
@@ -107,8 +74,8 @@ class ResponseStore:
                 with store._transaction() as cursor:
                     cursor.execute(
                         "UPDATE attempts SET outcome = 'uncertain', finished_at = ?, error_kind = 'transient', "
-                        "error_message = 'the program ended before the answer was stored' WHERE outcome IS NULL",
-                        (now(),),
+                        "error_message = ?, billing = 'maybe' WHERE outcome IS NULL",
+                        (now(), CRASHED),
                     )
             except BaseException:
                 store.close()
@@ -182,40 +149,86 @@ class ResponseStore:
             ).fetchall()
         return {sha256: message or "refused" for sha256, message in rows}
 
-    def calls(self, campaign: str) -> int:
-        """Requests put on the wire for a campaign so far, retries and uncertain ones included."""
+    def uncertain(self, key: Key) -> dict[str, str]:
+        """Images without an outcome of which an answer may have been lost: SHA-256 to what happened last."""
         with self._mutex:
-            return self._calls(self._connection, campaign)
+            rows = self._connection.execute(
+                "SELECT sha256, error_message FROM attempts WHERE campaign = ? AND provider = ? AND origin = ? "
+                "AND settings = ? AND (outcome = 'uncertain' OR outcome IS NULL) ORDER BY id",
+                key.values(),
+            ).fetchall()
+        settled = self.settled(key)
+        return {sha256: message or "no answer yet" for sha256, message in rows if sha256 not in settled}
 
-    @staticmethod
-    def _calls(connection: sqlite3.Connection | sqlite3.Cursor, campaign: str) -> int:
-        row = connection.execute("SELECT COUNT(*) FROM attempts WHERE campaign = ?", (campaign,)).fetchone()
-        return int(row[0])
+    def versions(self, key: Key) -> dict[str, int]:
+        """How many answers each model version gave under a key; without those that name none."""
+        with self._mutex:
+            rows = self._connection.execute(
+                "SELECT model_version, COUNT(*) FROM responses WHERE campaign = ? AND provider = ? AND origin = ? "
+                "AND settings = ? AND model_version IS NOT NULL GROUP BY model_version",
+                key.values(),
+            ).fetchall()
+        return dict(rows)
 
-    def begin(self, key: Key, sha256s: Sequence[str], *, price: float | None, cap: int | None) -> list[int] | None:
-        """Commit the intent to send a request about these images; the attempts' ids, in order.
+    def calls(self, campaign: str) -> int:
+        """Requests put on the wire for a campaign so far, retries and uncertain ones included; not those never sent."""
+        with self._mutex:
+            return _calls(self._connection, campaign)
 
-        None, with nothing written, where that would put more than ``cap`` on the wire for the campaign: counted and written
-        in one transaction, so that no concurrency goes one over.
+    def spent(self, campaign: str) -> float:
+        """US dollars by list price of what a campaign was billed, or may have been."""
+        with self._mutex:
+            return _spent(self._connection, campaign)
+
+    def begin(
+        self,
+        key: Key,
+        sha256s: Sequence[str],
+        *,
+        price: float | None,
+        cap: int | None,
+        max_cost: float | None = None,
+        sent_sha256s: Sequence[str | None] | None = None,
+    ) -> list[int]:
+        """Commit the intent to send one request about these images; the attempts' ids, in order.
+
+        ``price``: US dollars an image. ``sent_sha256s``: of the bytes, where they are not those of the files. Raises
+        CapReachedError, with nothing written, where the campaign would have more than ``cap`` requests on the wire or cost
+        more than ``max_cost``: counted and written in one transaction, so that no concurrency goes one over.
         """
         with self._transaction() as cursor:
-            if cap is not None and self._calls(cursor, key.campaign) + len(sha256s) > cap:
-                return None
-            ids = []
-            for sha256 in sha256s:
-                cursor.execute(
-                    "INSERT INTO attempts (campaign, provider, origin, settings, sha256, started_at, price) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (*key.values(), sha256, now(), price),
-                )
-                assert cursor.lastrowid is not None
-                ids.append(cursor.lastrowid)
-            return ids
+            if cap is not None and _calls(cursor, key.campaign) >= cap:
+                raise CapReachedError(f"--max-calls {cap}")
+            # Sums of prices are not exact; a billionth of a dollar is nobody's cap.
+            if max_cost is not None and _spent(cursor, key.campaign) + (price or 0) * len(sha256s) > max_cost + 1e-9:
+                raise CapReachedError(f"--max-cost {max_cost:g}")
+            request = _next_id(cursor)
+            ids = range(request, request + len(sha256s))
+            cursor.executemany(
+                "INSERT INTO attempts (id, campaign, provider, origin, settings, sha256, started_at, price, request, "
+                "sent_sha256) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (id_, *key.values(), sha256, now(), price, request, sent)
+                    for id_, sha256, sent in zip(ids, sha256s, sent_sha256s or [None] * len(ids), strict=True)
+                ],
+            )
+            return list(ids)
+
+    def record_unsent(self, key: Key, sha256: str, error: ProviderError) -> None:
+        """Store an outcome for which there was no request: an image that the provider's own limits exclude."""
+        with self._transaction() as cursor:
+            id_ = _next_id(cursor)
+            cursor.execute(
+                "INSERT INTO attempts (id, campaign, provider, origin, settings, sha256, started_at, request) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (id_, *key.values(), sha256, now(), id_),
+            )
+            self._finish(cursor, id_, "error", error, 0.0, sent=False, billing="no")
 
     def record_answer(self, attempt: int, answer: Answer, latency: float) -> None:
         """Store a raw response with its attempt's outcome. ``latency`` is in seconds."""
         with self._transaction() as cursor:
-            self._finish(cursor, attempt, "answered", None, latency)
+            self._finish(cursor, attempt, "answered", None, latency, sent=True, billing="yes")
             cursor.execute(
                 "INSERT INTO responses SELECT campaign, provider, origin, settings, sha256, id, ?, ?, ?, ?, ?, ?, price "
                 "FROM attempts WHERE id = ?",
@@ -230,24 +243,46 @@ class ResponseStore:
                 ),
             )
 
-    def record_error(self, attempt: int, error: ProviderError, latency: float) -> None:
+    def record_error(self, attempt: int, error: ProviderError, latency: float, *, unbilled: bool = False) -> None:
+        """Store an attempt's error. ``unbilled``: the vendor does not bill it. What was never sent is not billed either."""
+        lost = error.uncertain and error.sent
+        billing = "maybe" if lost or (error.sent and not unbilled) else "no"
         with self._transaction() as cursor:
-            self._finish(cursor, attempt, "uncertain" if error.uncertain else "error", error, latency)
+            self._finish(cursor, attempt, "uncertain" if lost else "error", error, latency, error.sent, billing)
 
     @staticmethod
     def _finish(
-        cursor: sqlite3.Cursor, attempt: int, outcome: str, error: ProviderError | None, latency: float
+        cursor: sqlite3.Cursor,
+        attempt: int,
+        outcome: str,
+        error: ProviderError | None,
+        latency: float,
+        sent: bool,
+        billing: str,
     ) -> None:
         about: tuple[object, ...] = (None,) * 5
         if error is not None:
             about = (error.kind.value, _text(error.code), _text(error.message), error.status, error.raw)
         cursor.execute(
             "UPDATE attempts SET outcome = ?, finished_at = ?, latency = ?, error_kind = ?, error_code = ?, "
-            "error_message = ?, http_status = ?, raw = ? WHERE id = ? AND outcome IS NULL",
-            (outcome, now(), latency, *about, attempt),
+            "error_message = ?, http_status = ?, raw = ?, sent = ?, billing = ? WHERE id = ? AND outcome IS NULL",
+            (outcome, now(), latency, *about, sent, billing, attempt),
         )
         if cursor.rowcount != 1:
             raise AssertionError(f"attempt {attempt} has an outcome already")
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for queries that belong together: nothing that is written meanwhile changes what they see."""
+        with self._mutex:
+            try:
+                self._connection.execute("BEGIN")
+                yield self._connection
+            except sqlite3.Error as error:
+                raise ApibenchError(f"{self.path}: cannot be read to its end ({error})") from error
+            finally:
+                if self._connection.in_transaction:
+                    self._connection.rollback()
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Cursor]:
@@ -268,6 +303,24 @@ class ResponseStore:
                 raise
             finally:
                 cursor.close()
+
+
+def _next_id(cursor: sqlite3.Cursor) -> int:
+    return int(cursor.execute("SELECT COALESCE(MAX(id), 0) + 1 FROM attempts").fetchone()[0])
+
+
+def _calls(connection: sqlite3.Connection | sqlite3.Cursor, campaign: str) -> int:
+    found = connection.execute(
+        "SELECT COUNT(DISTINCT request) FROM attempts WHERE campaign = ? AND sent = 1", (campaign,)
+    ).fetchone()
+    return int(found[0])
+
+
+def _spent(connection: sqlite3.Connection | sqlite3.Cursor, campaign: str) -> float:
+    found = connection.execute(
+        "SELECT SUM(price) FROM attempts WHERE campaign = ? AND sent = 1 AND billing IS NOT 'no'", (campaign,)
+    ).fetchone()
+    return float(found[0] or 0.0)
 
 
 def labels_to_json(labels: Iterable[Label]) -> str:
@@ -315,15 +368,12 @@ def _connect(path: Path, read_only: bool) -> sqlite3.Connection:
         raise ApibenchError(f"{path}: cannot be opened ({error})") from error
     try:
         if not read_only:
-            if connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone() == (0,):
-                # The whole schema or none of it: a kill in between must not leave half a store.
-                connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
-            _check_version(path, connection)
+            schema.prepare(path, connection)
             connection.execute("PRAGMA journal_mode = WAL")
             # A commit has reached the disk when it returns: what was paid for survives a power cut too.
             connection.execute("PRAGMA synchronous = FULL")
         else:
-            _check_version(path, connection)
+            schema.see_as_current(path, connection)
     except sqlite3.Error as error:
         connection.close()
         raise ApibenchError(f"{path}: cannot be opened as a store ({error})") from error
@@ -331,15 +381,3 @@ def _connect(path: Path, read_only: bool) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
-
-
-def _check_version(path: Path, connection: sqlite3.Connection) -> None:
-    try:
-        row = connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
-        for table in ("attempts", "responses", "images"):
-            connection.execute(f"SELECT * FROM {table} LIMIT 0")  # noqa: S608 - the three names above
-    except sqlite3.DatabaseError as error:
-        raise ApibenchError(f"{path}: not a response store of apibench ({error})") from error
-    if row is None or row[0] != SCHEMA_VERSION:
-        found = row[0] if row else "none"
-        raise ApibenchError(f"{path}: a store of schema version {found}; this apibench writes version {SCHEMA_VERSION}")

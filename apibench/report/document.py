@@ -179,8 +179,8 @@ def _asked(frames: StoreFrames, groups: Sequence[Answers], rows: Sequence[Row]) 
     ]
     about = (
         f"{tables.origin_caption(group.group for group in groups)} *Calls* are requests put on the wire, retries included; "
-        "*uncertain* ones may have been billed without their answer reaching us. *Cost* is the list price of the answered "
-        "and the uncertain ones."
+        "*uncertain* ones may have been billed without their answer reaching us. *Cost* is the list price of all that was "
+        "billed or may have been."
     )
     return [about, text.table(head, body, right=range(len(head) - 8, len(head))), *_changed(groups, rows)]
 

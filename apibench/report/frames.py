@@ -21,7 +21,7 @@ import pandas as pd
 
 from apibench.errors import ApibenchError
 from apibench.query.contract import Label, Parsed
-from apibench.query.store import SCHEMA_VERSION
+from apibench.query.schema import see_as_current
 from apibench.text import plain
 
 GROUP = ["campaign", "provider", "origin", "settings"]
@@ -35,9 +35,9 @@ ORDER BY o.campaign, o.provider, o.origin, o.settings, i.variant, i.source, i.fo
 """
 _IMAGES = "SELECT sha256, variant, source, image_id, folder, file FROM images ORDER BY variant, source, folder, sha256"
 _ATTEMPTS = """
-SELECT campaign, provider, origin, settings, COUNT(*) AS calls,
-       SUM(outcome IS NULL OR outcome = 'uncertain') AS uncertain,
-       SUM(CASE WHEN outcome IS NULL OR outcome <> 'error' THEN price END) AS price
+SELECT campaign, provider, origin, settings, COUNT(DISTINCT CASE WHEN sent THEN request END) AS calls,
+       COUNT(DISTINCT CASE WHEN outcome IS NULL OR outcome = 'uncertain' THEN request END) AS uncertain,
+       SUM(CASE WHEN sent AND billing IS NOT 'no' THEN price END) AS price
 FROM attempts GROUP BY campaign, provider, origin, settings
 """
 
@@ -51,8 +51,8 @@ class StoreFrames:
     ``purifier`` (``none`` or such as ``ncis/4``), ``sha256``, ``outcome`` (``answered``, ``rejected``, ``failed``), ``labels``
     (a tuple of Label, None unless answered), ``image_id``, ``folder`` and ``file`` (of the PNG), ``attempts`` and ``price``.
     ``images``: what was put into the store, with ``attack`` and ``purifier``. ``attempts``: one row per (campaign, provider,
-    origin, settings) with the numbers ``calls`` and ``uncertain``, and ``price``, the sum for calls that were, or may have been,
-    answered. ``notes``: what a reader has to know.
+    origin, settings) with the numbers ``calls`` and ``uncertain`` of requests, and ``price``, the sum of what was billed or may
+    have been. ``notes``: what a reader has to know.
     """
 
     outcomes: pd.DataFrame
@@ -67,7 +67,7 @@ def read(store: Path, campaign: str | None = None) -> StoreFrames:
         raise ApibenchError(f"{store}: there is no such store")
     try:
         with closing(_connect(store)) as connection:
-            _check_version(store, connection)
+            see_as_current(store, connection)
             # One transaction: a query that is writing at this moment does not change what is read half-way.
             connection.execute("BEGIN")
             outcomes = pd.read_sql_query(_OUTCOMES, connection)
@@ -111,16 +111,6 @@ def _connect(store: Path) -> sqlite3.Connection:
 def _has_log(store: Path) -> bool:
     log = store.with_name(store.name + "-wal")
     return log.exists() and log.stat().st_size > 0
-
-
-def _check_version(store: Path, connection: sqlite3.Connection) -> None:
-    try:
-        row = connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
-    except sqlite3.DatabaseError as error:
-        raise ApibenchError(f"{store}: not a response store of apibench") from error
-    if row is None or str(row[0]) != SCHEMA_VERSION:
-        found = "none" if row is None else plain(row[0], 20)
-        raise ApibenchError(f"{store}: a store of schema version {found}; this apibench reads version {SCHEMA_VERSION}")
 
 
 # --- labels ---

@@ -47,6 +47,10 @@ def origins(groups: Iterable[Group]) -> list[Origin]:
         )
     if any(group.origin == "custom" for group in found):
         lines.append(Origin("CUSTOM: answered by an endpoint that is not the vendor's own.", ""))
+    if any(group.origin.startswith("replay of ") for group in found):
+        lines.append(Origin("REPLAYED: played from a recording, not answered by a vendor now.", ""))
+    if any(group.origin == "local" for group in found):
+        lines.append(Origin("LOCAL: answered by a classifier on this machine, not by a vendor.", ""))
     if any(group.origin == "live" for group in found):
         lines.append(Origin("", "Live: answered by the vendors' own hosts."))
     return lines

@@ -1,0 +1,98 @@
+"""What a query would send, cost and take, before it sends anything."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Before:
+    """What a campaign has on its account already: requests, and US dollars by list price."""
+
+    calls: int = 0
+    spent: float = 0.0
+
+
+NOTHING_BEFORE = Before()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a query would send: images in all, those that are not sent again, calls left, and what they are bounded by.
+
+    ``price``: US dollars an image, None where no list knows it. ``rate``: calls a second, None for no limit.
+    """
+
+    provider: str
+    origin: str
+    images: int
+    stored: int
+    calls: int
+    price: float | None
+    prices_as_of: str
+    rate: float | None = None
+    rate_verified: bool = True
+    max_calls: int | None = None
+    max_cost: float | None = None
+    before: Before = NOTHING_BEFORE
+
+    @property
+    def cost(self) -> float | None:
+        """US dollars, if every image is answered at once."""
+        return None if self.price is None else self.price * (self.images - self.stored)
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the calls take at least: the first of them waits for nobody."""
+        return max(0, self.calls - 1) / self.rate if self.rate else None
+
+    def __str__(self) -> str:
+        return (
+            f"{self.provider}: {self.images} images, {self.stored} stored, {self.calls} calls to send "
+            f"({self._cost}{self._time}){self._caps}"
+        )
+
+    @property
+    def _cost(self) -> str:
+        if self.origin not in ("live", "custom"):
+            return f"{self.origin}: costs nothing"
+        if self.cost is None:
+            return "price unknown"
+        return f"about {dollars(self.cost)} by the list of {self.prices_as_of}, retries and free quotas not counted"
+
+    @property
+    def _time(self) -> str:
+        if self.seconds is None or not self.calls:
+            return ""
+        about = "" if self.rate_verified else ", which is not verified"
+        return f", {_duration(self.seconds)} at {self.rate:g} calls a second{about}"
+
+    @property
+    def _caps(self) -> str:
+        """The caps, and what is on their account already."""
+        caps = []
+        if self.max_calls is not None:
+            over = self.before.calls + self.calls > self.max_calls
+            caps.append(f"--max-calls {self.max_calls}, {self.before.calls} used{_stops(over)}")
+        if self.max_cost is not None:
+            over = self.before.spent + (self.cost or 0) > self.max_cost + 1e-9
+            caps.append(f"--max-cost {self.max_cost:g}, {dollars(self.before.spent)} spent{_stops(over)}")
+        return "".join(f"; {cap}" for cap in caps)
+
+
+def dollars(amount: float) -> str:
+    """An amount for a person: cents, or four places where it is less than a dollar and would look like nothing."""
+    return f"${amount:.2f}" if amount >= 1 or amount == 0 else f"${amount:.4f}"
+
+
+def _stops(over: bool) -> str:
+    return ": it stops there before the end" if over else ""
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 1:
+        return "less than a second"
+    if seconds < 120:
+        return f"at least {math.ceil(seconds)} s"
+    return f"at least {seconds / 60:.0f} min" if seconds < 7200 else f"at least {seconds / 3600:.1f} h"

@@ -1,0 +1,104 @@
+"""What a run of the engine did, for a person and for an exit code."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from apibench.errors import ExitCode
+from apibench.query.store import Key, ResponseStore
+
+
+@dataclass(frozen=True)
+class Question:
+    """An image to ask about. ``read`` gives its bytes, and is called only if it has to be sent."""
+
+    sha256: str
+    name: str
+    read: Callable[[], bytes]
+
+
+class HaltReason(StrEnum):
+    """Why a run stopped before its end."""
+
+    CAP = "cap"
+    CREDENTIALS = "credentials"
+    QUOTA = "quota"
+    FAILING = "failing"
+    STORE = "store"
+
+
+@dataclass
+class QueryReport:
+    """What a run did. ``failed``, ``rejected`` and ``left`` are (image, reason); ``sent`` counts requests put on the wire.
+
+    ``left``: images that are not asked about again because an answer of theirs was lost (``--on-uncertain stop``).
+    ``versions``: how many stored answers each model version gave under the key, the earlier ones included.
+    """
+
+    images: int = 0
+    stored: int = 0
+    answered: int = 0
+    sent: int = 0
+    uncertain: int = 0
+    rejected: list[tuple[str, str]] = field(default_factory=list)
+    rejected_before: list[tuple[str, str]] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    left: list[tuple[str, str]] = field(default_factory=list)
+    versions: Counter[str] = field(default_factory=Counter)
+    halted: HaltReason | None = None
+    message: str = ""
+
+    @classmethod
+    def before(
+        cls, questions: Mapping[str, Question], store: ResponseStore, key: Key, *, ask_again: bool = True
+    ) -> QueryReport:
+        """The report of a run that has sent nothing yet: what is stored, and what is not sent again, with the reason."""
+        settled, refusals = store.settled(key), store.refusals(key)
+        lost = {} if ask_again else store.uncertain(key)
+        return cls(
+            images=len(questions),
+            stored=sum(settled.get(sha256) == "answered" for sha256 in questions),
+            rejected_before=[
+                (question.name, f"{refusals[sha256]} (refused before; not sent again)")
+                for sha256, question in questions.items()
+                if settled.get(sha256) == "rejected"
+            ],
+            left=[
+                (question.name, f"left uncertain: {lost[sha256]}")
+                for sha256, question in questions.items()
+                if sha256 in lost
+            ],
+            versions=Counter(store.versions(key)),
+        )
+
+    @property
+    def open(self) -> int:
+        """Images that are to be asked about, before anything is sent."""
+        return self.images - self.stored - len(self.rejected_before) - len(self.left)
+
+    @property
+    def problems(self) -> list[tuple[str, str]]:
+        """Every image that has no answer although there was a question, and why."""
+        return self.failed + self.rejected + self.rejected_before + self.left
+
+    @property
+    def model_change(self) -> str | None:
+        """A line where answers under one key are of more than one model version."""
+        if len(self.versions) < 2:
+            return None
+        counts = ", ".join(f"{version} ({count})" for version, count in sorted(self.versions.items()))
+        return (
+            f"the vendor's model has changed: answers are of the versions {counts}; they are kept apart, and an image is "
+            "compared only where one version answered all of its variants (another --campaign asks about all of them anew)"
+        )
+
+    @property
+    def exit_code(self) -> ExitCode:
+        if self.halted is HaltReason.CAP:
+            return ExitCode.CAP_REACHED
+        if self.halted is not None:
+            return ExitCode.SOME_FAILED if self.answered else ExitCode.NOTHING_DONE
+        return ExitCode.SOME_FAILED if self.problems else ExitCode.DONE
