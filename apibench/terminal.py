@@ -64,7 +64,7 @@ def use_threads(threads: int | None, device: str) -> None:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0]
-        raise ApibenchError(f"--device {device}: not usable here: {first[:120]}") from error
+        raise ApibenchError(f"--device {device}: not usable here: {first[:120]}; --device cpu is") from error
 
 
 def list_failed(failed: Sequence[tuple[str, str]], ignored: int) -> ExitCode:

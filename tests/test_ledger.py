@@ -278,7 +278,7 @@ def test_the_status_says_what_there_is_and_touches_nothing(asked: Path, capsys: 
     ("words", "complaint"),
     [
         (["--status", "--images", "x"], "--status stands with --store"),
-        (["--check"], "--status stands with --store"),
+        (["--check"], "--check stands with --status"),
         (["--provider", "aws"], "Missing option '--images'"),
         (["--images", "x"], "Missing option '--provider'"),
     ],

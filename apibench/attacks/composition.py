@@ -75,7 +75,9 @@ class Composition:
             if norm not in part.norms:
                 raise ValueError(f"{part.name} is not defined in {norm}, only in {' and '.join(part.norms)}")
             if part.targeted and not targeted:
-                raise ValueError(f"{part.name} is a loss of targeted attacks; give an aim")
+                raise ValueError(
+                    f"{part.name} is a loss of targeted attacks; give an aim: random, least-likely or given"
+                )
             others = [other.part.name for other in self]
             for name in part.not_with:
                 if name in others:

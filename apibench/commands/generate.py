@@ -60,7 +60,9 @@ from apibench.terminal import beside, list_failed, use_threads
 @THREADS
 @DEVICE
 @click.option(
-    "--chunk", type=click.IntRange(1, 4096), help="Images attacked at a time.  [default: 1 on a CPU, 32 on a GPU]"
+    "--chunk",
+    type=click.IntRange(1, 4096),
+    help="Images attacked at a time. It changes last bits, so a set has one.  [default: 1 on a CPU, 32 on a GPU]",
 )
 @ENGINE
 def generate(

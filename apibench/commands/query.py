@@ -131,8 +131,10 @@ def query(
     apibench query --provider google --images sets/clean --store answers.sqlite --setting transport=rest --dry-run
     apibench query --store answers.sqlite --status --check
     """
-    if status or check:
-        if images or dry_run or not status:
+    if check and not status:
+        raise click.UsageError("--check stands with --status")
+    if status:
+        if images or dry_run:
             raise click.UsageError("--status stands with --store, and with --check, --prices or --provider at most")
         return _status(store, provider, prices, check=check)
     if provider is None or not images:

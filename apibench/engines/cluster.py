@@ -58,7 +58,9 @@ def _knock(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, OverflowError, ValueError) as error:
-        raise ApibenchError(f"--engine ray: no cluster at {address}: {error}") from error
+        raise ApibenchError(
+            f"--engine ray: no cluster at {address}: {error}. 'ray start --head' starts one, and so does no --address"
+        ) from error
 
 
 class _Actor:
