@@ -132,7 +132,7 @@ def test_an_image_that_cannot_be_read_is_listed_and_the_rest_is_complete(clean_s
     assert (len(pure.failed), pure.made, len(pure.images.records)) == (2, 3, 3)
     for record in clean_set.records:
         clean_set.path(record).unlink(missing_ok=True)
-    with pytest.raises(ApibenchError, match="not one of its images can be read"):
+    with pytest.raises(ApibenchError, match="not one of its images can be made"):
         generate(clean_set, tmp_path / "none")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -48,6 +49,10 @@ def run(
         for future in as_completed(futures):
             failed += future.result()
             bar.advance(futures[future])
+    except KeyboardInterrupt:
+        for process in multiprocessing.active_children():
+            process.kill()  # files are written whole or not at all; waiting could take as long as a chunk does
+        raise
     except BrokenProcessPool as error:
         raise ApibenchError(
             "a worker's process ended (killed, or out of memory). What was made is kept; the same command goes on."
