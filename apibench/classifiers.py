@@ -294,7 +294,8 @@ def _unknown(architecture: str, name: str) -> ApibenchError:
     import timm
 
     similar = timm.list_models(f"*{architecture[:12]}*")[:3]
-    hint = f"; similar: {', '.join(similar)}" if similar else ""
+    forms = "a classifier is written pypi:NAME, timm:NAME or file:ARCH=PATH"
+    hint = f"; similar: {', '.join(similar)}" if similar else f"; {forms}"
     return ApibenchError(f"{name}: neither timm nor torchvision knows an architecture {architecture!r}{hint}")
 
 

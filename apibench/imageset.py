@@ -162,7 +162,8 @@ class ImageSet:
         if not manifest.is_file():
             if (folder / RECIPE).is_file():
                 raise ApibenchError(f"{folder}: this image set is not finished; run the command that makes it again")
-            raise ApibenchError(f"{folder}: not an image set (it has no {MANIFEST})")
+            why = f"it has no {MANIFEST}" if folder.is_dir() else "there is no such folder"
+            raise ApibenchError(f"{folder}: not an image set ({why})")
         records = []
         try:
             lines = manifest.read_text(encoding="utf-8").splitlines()
@@ -198,8 +199,16 @@ class ImageSet:
         return data
 
     def read_pixels(self, record: ImageRecord) -> Pixels:
-        """(H, W, 3) uint8."""
-        return decode_png(self.read_bytes(record))
+        """(H, W, 3) uint8. Raises ApibenchError where the file is not there, was changed, or is no PNG of the manifest's size."""
+        data = self.read_bytes(record)
+        try:
+            pixels = decode_png(data)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ApibenchError(f"{self.path(record)}: not a PNG that can be read ({error!s:.100})") from error
+        if pixels.shape[:2] != (record.height, record.width):
+            height, width = pixels.shape[:2]
+            raise ApibenchError(f"{self.path(record)}: is {width}x{height} pixels, not the manifest's")
+        return pixels
 
 
 class SetWriter:

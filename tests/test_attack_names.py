@@ -388,3 +388,12 @@ def test_names_and_the_table_need_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_what_is_wrong_with_a_part_is_said_once() -> None:
+    with pytest.raises(ApibenchError) as caught:
+        parse("vmi:0")
+    assert (
+        str(caught.value)
+        == "vmi:0: SAMPLES must be a whole number from 1 to 1000, got '0'; write vmi[:SAMPLES,BETA,MU]"
+    )

@@ -14,7 +14,9 @@ from http.client import HTTPConnection
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from apibench.cli import cli
 from apibench.emulator import Answerer, Emulator, Faults
 from apibench.emulator import answerer as answering
 from apibench.emulator.answerer import Limits
@@ -303,3 +305,8 @@ def test_many_threads_get_the_labels_of_their_own_image(start: Start) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(8)))
     assert emulator.bill == {"azure": 48}
+
+
+def test_the_help_names_every_kind() -> None:
+    said = CliRunner().invoke(cli, ["emulate", "--help"]).output.partition("Kinds of fault")[2].split()
+    assert set(said) >= {kind.value for kind in FaultKind} - {"ok"}

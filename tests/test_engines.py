@@ -6,6 +6,8 @@ import importlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -27,7 +29,7 @@ from apibench.engines.job import Failures, chunks, devices
 from apibench.environment import differences
 from apibench.errors import ApibenchError
 from apibench.imageset import ImageRecord, ImageSet, SetWriter
-from apibench.purifiers.stage import purify
+from apibench.purifiers.stage import PurifyJob, purify
 from apibench.terminal import run_command
 from tests.conftest import paint
 
@@ -195,6 +197,66 @@ def test_a_killed_process_is_told_in_a_line(tmp_path: Path) -> None:
         ("photo4", "photo4.png: cannot be read")
     ]
     assert (tmp_path / "photo2.json").is_file()
+
+
+IN_TWO_PROCESSES = """
+import sys
+from pathlib import Path
+from apibench import engines
+from apibench.engines import EngineSettings
+from tests.test_engines import RECORDS, Patient
+if __name__ == "__main__":
+    engines.run(Patient(Path(sys.argv[1])), RECORDS, EngineSettings(workers=2, threads=1))
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_workers_do_not_outlive_who_they_work_for(how: signal.Signals, tmp_path: Path) -> None:
+    """Ctrl-C, which reaches a terminal's whole group, and kill -9, which reaches one process: workers end in mid-image."""
+    (tmp_path / "main.py").write_text(IN_TWO_PROCESSES)
+    command = [sys.executable, str(tmp_path / "main.py"), str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as parent:
+        try:
+            until = time.monotonic() + 120
+            while len(at := list(tmp_path.glob("at-*"))) < 2 and time.monotonic() < until and parent.poll() is None:
+                time.sleep(0.05)
+            assert len(at) == 2
+            if how is signal.SIGINT:
+                os.killpg(parent.pid, how)
+            else:
+                parent.kill()
+            said = parent.communicate(timeout=60)[1].decode()
+        except BaseException:
+            os.killpg(parent.pid, signal.SIGKILL)
+            raise
+    if how is signal.SIGINT:
+        assert said.strip().endswith("KeyboardInterrupt")
+    pids = [path.name.split("-")[2] for path in at]
+    until = time.monotonic() + 60
+    while any(running(pid) for pid in pids) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not any(running(pid) for pid in pids)
+    assert len(list(tmp_path.glob("at-*"))) == 2, "no other image was begun"
+
+
+def running(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_without_ray_its_engine_says_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    with pytest.raises(ApibenchError, match=r"Ray is not installed.*pip install"):
+        EngineSettings("ray")
+    assert EngineSettings("local").name == "local"
+
+
+def test_purify_leaves_the_callers_purifier_where_it_is(clean: ImageSet, tmp_path: Path) -> None:
+    smooth = purifiers.create("gaussian", 1)
+    job = PurifyJob(clean.folder, tmp_path, smooth, smooth.settings(), 0, {"stage": "purify"})
+    assert job.begin("cpu").purifier is not smooth
 
 
 @pytest.mark.parametrize(("error", "kind"), [("begin", ApibenchError), ("disk", OSError)])

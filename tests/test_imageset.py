@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from apibench.errors import ApibenchError
-from apibench.imageset import ImageRecord, ImageSet, SetWriter, decode_png, pixels_sha256, write_atomically
+from apibench.imageset import ImageRecord, ImageSet, SetWriter, decode_png, encode_png, pixels_sha256, write_atomically
 from tests.conftest import paint
 
 
@@ -84,6 +86,22 @@ def test_a_changed_file_is_noticed(clean_set: ImageSet) -> None:
     data[-20] ^= 1
     clean_set.path(record).write_bytes(bytes(data))
     with pytest.raises(ApibenchError, match=r"photo0\.png: changed since it was written"):
+        clean_set.read_pixels(record)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"not a PNG", "not a PNG that can be read"),
+        (b"", "not a PNG that can be read"),
+        (encode_png(paint(0))[:-60], "not a PNG that can be read"),
+        (encode_png(paint(0, 24, 40)), "is 40x24 pixels, not the manifest's"),
+    ],
+)
+def test_a_file_that_fits_its_hash_and_is_no_such_picture_is_named(data: bytes, said: str, clean_set: ImageSet) -> None:
+    record = dataclasses.replace(clean_set.records[0], sha256=hashlib.sha256(data).hexdigest())
+    clean_set.path(record).write_bytes(data)
+    with pytest.raises(ApibenchError, match=rf"photo0\.png: {said}"):
         clean_set.read_pixels(record)
 
 

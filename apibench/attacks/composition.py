@@ -94,7 +94,8 @@ def parse(name: str) -> Composition:
     try:
         return _composed(_chosen(text) for text in _JOINT.split(name))
     except ValueError as error:
-        raise ApibenchError(f"{name}: {error}") from error
+        said = str(error)
+        raise ApibenchError(said if said.startswith(f"{name}: ") else f"{name}: {said}") from error
 
 
 def _chosen(text: str) -> Chosen:

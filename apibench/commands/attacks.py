@@ -42,12 +42,13 @@ def attacks(as_json: bool) -> None:
             str(part.gradients(part.defaults)),
             " ".join(part.norms),
             text.markdown(part.does),
-            text.markdown(part.paper),
         )
         for part in parts
     ]
-    head = ("part", "defaults", "kind", "gradients a step", "norms", "what it does", "paper")
+    head = ("part", "defaults", "kind", "gradients a step", "norms", "what it does")
     click.echo(text.table(head, cells, right=(3,)))
+    click.echo("\nPapers:\n")
+    click.echo("\n".join(f"- {part.name}: {text.markdown(part.paper)}" for part in parts))
     click.echo(COMBINING)
     click.echo("\n".join(_exceptions(parts)))
 

@@ -109,6 +109,11 @@ def emulate(
     apibench emulate --port 8080 --grpc-port 8081 --bill bill.jsonl
     apibench emulate --target google=tf_efficientnet_lite1 --target tf_efficientnet_lite2
     apibench emulate --answers random --script throttle,ok*5,drop-after --latency lognormal:0.2,0.5 --rate-limit google=30
+
+    \b
+    Kinds of fault (hang and slow take seconds, hang:2):
+      throttle provisioned 429 500 502 503 504 expired bad-image image-error
+      hang slow drop reset drop-after truncated malformed empty html content-type
     """
     from apibench.emulator import Answerer, Emulator, vendors
 

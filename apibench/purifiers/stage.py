@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -83,7 +84,8 @@ class PurifyJob:
         about = machine(device)
         about["versions"] |= {library: version(library) for library in self.purifier.libraries}
         writer = SetWriter(self.out, self.recipe)
-        return PurifyWorker(self, ImageSet(self.folder, []), self.purifier.to(device), device, writer, about)
+        purifier = deepcopy(self.purifier).to(device)  # the caller's stays where it is
+        return PurifyWorker(self, ImageSet(self.folder, []), purifier, device, writer, about)
 
 
 @dataclass(frozen=True)
