@@ -12,6 +12,7 @@ import base64
 import os
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote
 
@@ -74,8 +75,13 @@ def mask_text(text: str, *secrets: str, least: int = LEAST) -> str:
 def of_environment(environment: Mapping[str, str] | None = None, least: int = LEAST) -> set[str]:
     """The values of this process' variables that are named like a secret; a path that is there is none."""
     environment = os.environ if environment is None else environment
-    values = {value.strip() for name, value in environment.items() if _NAMED_LIKE_ONE.search(name)}
+    values = {environment.get(name, "").strip() for name in environment if _is_named_like_one(name)}
     return {value for value in values if len(value) >= least and not _is_path(value)}
+
+
+@lru_cache(maxsize=4096)  # asked twice an answer, of every variable there is
+def _is_named_like_one(name: str) -> bool:
+    return _NAMED_LIKE_ONE.search(name) is not None
 
 
 def _is_path(value: str) -> bool:
