@@ -26,6 +26,7 @@ _OF_THE_IMAGE = re.compile(
     r"\bimage\b.*\b(?:data|format|size|large|small|corrupt\w*|decod\w*|dimensions?|pixels?|bytes)\b",
     re.IGNORECASE,
 )
+_READ = 1000  # characters of a message: "image", again and again, would keep the search above busy for hours
 _OF_THE_KEY = re.compile(r"API key (?:not valid|expired)|billing", re.IGNORECASE)
 # What is used up for the day comes back tomorrow, not in a minute. Reasons: google/api/error_reason.proto, and older APIs'.
 _DAILY = re.compile(r"^1/d\b|PerDay|per day", re.IGNORECASE)
@@ -84,9 +85,10 @@ class Failure:
 
     def kind(self, images: int) -> ErrorKind | None:
         """What it means for a request with so many images; None where the name says nothing."""
-        if self.reason.startswith("API_KEY_") or _OF_THE_KEY.search(self.message):
+        said = self.message[:_READ]
+        if self.reason.startswith("API_KEY_") or _OF_THE_KEY.search(said):
             return ErrorKind.CREDENTIALS
-        if self.name in ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "") and _OF_THE_IMAGE.search(self.message):
+        if self.name in ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "") and _OF_THE_IMAGE.search(said):
             return ErrorKind.REJECTED if images == 1 else ErrorKind.PROTOCOL
         if self.name == "RESOURCE_EXHAUSTED" or self.reason in _QUOTA | _RATE:
             return ErrorKind.QUOTA if self._is_for_the_day else ErrorKind.THROTTLED

@@ -27,13 +27,15 @@ class Message:
             self._fields.setdefault(number, []).append((kind, value))
 
     def messages(self, number: int) -> list[Message]:
-        """A repeated message field; of a singular one, all its occurrences (a writer sends one)."""
+        """A repeated message field."""
         return [Message(value) for value in self._all(number, _BYTES)]
 
     def message(self, number: int) -> Message:
-        """A singular message field; an empty message where it is not there."""
-        found = self.messages(number)
-        return found[-1] if found else Message(b"")
+        """A singular message field; an empty message where it is not there.
+
+        Several of them are parts of one, and read as if they were written one after the other.
+        """
+        return Message(b"".join(self._all(number, _BYTES)))
 
     def serialised(self, number: int) -> list[bytes]:
         """A repeated message field, each as its bytes came."""
@@ -113,6 +115,8 @@ def _fields(data: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
+    if at < len(data) and data[at] < 0x80:  # one byte: nearly all of them
+        return data[at], at + 1
     value = 0
     for place in range(10):
         if at + place >= len(data):
