@@ -25,6 +25,7 @@ class Progress(Generic[T]):
         self._total = len(items) if total is None and isinstance(items, Sized) else total
         self._done = 0
         self._said = time.monotonic()
+        self._told = self._done  # so many, when a line was printed last
         self._note = ""
 
     def __iter__(self) -> Iterator[T]:
@@ -36,7 +37,10 @@ class Progress(Generic[T]):
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Work of which a log has heard before ends with a line too."""
         self._bar.close()
+        if self._told not in (0, self._done):
+            self._say()
 
     def advance(self, count: int) -> None:
         """Move the bar of work that is not iterated over."""
@@ -52,7 +56,11 @@ class Progress(Generic[T]):
         self._done += count
         if self._terminal or time.monotonic() - self._said < EVERY:
             return
+        self._say()
+
+    def _say(self) -> None:
         self._said = time.monotonic()
+        self._told = self._done
         of = "" if self._total is None else f" of {self._total}"
         note = f", {self._note}" if self._note else ""
         print(f"{self._title}: {self._done}{of} ({self._unit}){note}", file=sys.stderr, flush=True)

@@ -24,6 +24,7 @@ from apibench import data, defaults
 from apibench.attacks import composition
 from apibench.attacks.catalogue import GIVEN, LARGEST_RADIUS, LINF, UNTARGETED
 from apibench.errors import ApibenchError
+from apibench.query.policy import OnUncertain
 
 if TYPE_CHECKING:
     from apibench.attacks.loop import AttackSettings
@@ -131,7 +132,7 @@ class Query(Section):
 
     ``max_calls`` and ``max_cost`` (US dollars) are of all providers together, over all starts. ``on_uncertain``: what becomes of
     an image whose answer may have been lost. ``batch``: images a request, where the vendor takes several. ``concurrency``: by
-    each provider's rate, unless given.
+    each provider's rate, unless given. ``record``: a cassette that what is said is written to; ``replay``: one that answers.
     """
 
     providers: list[str] = Field(default=["aws"], min_length=1)
@@ -139,11 +140,13 @@ class Query(Section):
     campaign: Name = "default"
     max_calls: int | None = Field(default=None, ge=1)
     max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    on_uncertain: Literal["ask-again", "stop"] = "ask-again"
+    on_uncertain: OnUncertain = OnUncertain.ASK_AGAIN
     batch: int = Field(default=1, ge=1, le=128)
     concurrency: int | None = Field(default=None, ge=1, le=64)
     settings: dict[str, dict[str, str | int | float | bool]] = Field(default_factory=dict)
     prices: Path | None = None
+    record: Path | None = None
+    replay: Path | None = None
 
     @field_validator("providers")
     @classmethod

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from apibench import photographs, sources
 from apibench.errors import ApibenchError, ExitCode
-from apibench.imageset import ImageSet
+from apibench.imageset import ImageSet, write_atomically
 from apibench.query import registry, stage
 from apibench.query.forecast import Plan
 from apibench.query.result import QueryReport
@@ -104,16 +104,19 @@ def query_settings(recipe: Recipe, provider: str) -> stage.QuerySettings:
         target=recipe.emulator.target_of(provider),
         max_calls=query.max_calls,
         max_cost=query.max_cost,
-        ask_again=query.on_uncertain == "ask-again",
+        on_uncertain=query.on_uncertain,
         batch=query.batch,
         concurrency=query.concurrency,
         settings=query.settings.get(provider, {}),
         prices=query.prices,
+        record=query.record,
+        replay=query.replay,
     )
 
 
 def check(recipe: Recipe) -> None:
     """Find what would fail later before anything is computed: names, files, folders. Raises ApibenchError."""
+    asked = providers(recipe)[0]  # first: a wrong name is told before torch is loaded
     from apibench import classifiers
 
     classifiers.check_all(recipe.generate.surrogates)
@@ -121,7 +124,7 @@ def check(recipe: Recipe) -> None:
     if recipe.generate.targets is not None:
         photographs.read_labels(recipe.generate.targets, "target")
     surrogates = [classifiers.canonical(name) for name in recipe.generate.surrogates]
-    for provider in providers(recipe)[0]:
+    for provider in asked:
         query = query_settings(recipe, provider)
         stage.estimate(query, 0)
         if not query.emulated:
@@ -157,15 +160,20 @@ def _count(recipe: Recipe) -> int:
     return min(count, recipe.images.limit or count)
 
 
-def run(recipe: Recipe, say: Say) -> RunResult:
-    """Run a checked recipe below ``recipe.folder``: ``sets/``, ``store.sqlite`` and ``report/``."""
+def run(recipe: Recipe, say: Say, text: bytes = b"") -> RunResult:
+    """Run a checked recipe below ``recipe.folder``: ``sets/``, ``store.sqlite`` and ``report/``.
+
+    ``text``: the recipe as it was read; it is kept beside the store, and named by the report's provenance.
+    """
     result = RunResult(store=recipe.folder / "store.sqlite")
     if not result.store.exists():  # with stored answers, nobody may have to be asked
         check_access(recipe, say)
     made = make_sets(recipe, say, result)
     ask(recipe, made, say, result)
-    from apibench.report import write_report
+    from apibench.report import provenance, write_report
 
+    if text:
+        write_atomically(recipe.folder / provenance.RUN_RECIPE, text)
     written = write_report(result.store, recipe.folder / "report", recipe.query.campaign)
     result.report, result.page, result.main_table = written.report, written.page, written.main_table
     return result
@@ -243,6 +251,8 @@ def ask(recipe: Recipe, images: list[ImageSet], say: Say, result: RunResult) -> 
             say(f"query: {name}: {summary(report)}")
             if report.model_change:
                 say(f"query: {name}: {report.model_change}")
+            if report.hint:
+                say(f"query: {name}: {report.hint}")
             result.codes.append(report.exit_code)
             if report.halted is not None:
                 result.problems.append(f"{name}: {report.message}")

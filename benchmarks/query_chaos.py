@@ -139,6 +139,7 @@ def kills(arguments: argparse.Namespace, folder: Path, images: Path) -> None:
         words = ["query", "--provider", arguments.provider, "--emulated", "--endpoint", emulator.url]
         words += ["--images", str(images), "--store", str(store), "--concurrency", str(arguments.workers)]
         words += ["--rate", "20", "--batch", str(arguments.batch)]
+        words += ["--on-uncertain", "insist"]  # an image in flight at two kills is to have an answer in the end, too
         while killed < arguments.rounds:
             code = ask([*words, "--campaign", f"c{campaign}"], draw.uniform(0.0, 1.2))
             time.sleep(LATENCY + 0.3)  # what was in flight is answered and billed

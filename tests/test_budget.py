@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from apibench.errors import ExitCode
 from apibench.query import status
-from apibench.query.contract import EncodedImage, ErrorKind, Outcome
+from apibench.query.contract import EncodedImage, ErrorKind, ImageLimits, Outcome
 from apibench.query.engine import Engine, HaltReason, QueryReport
+from apibench.query.policy import OnUncertain
 from apibench.query.pricing import Unbilled
-from apibench.query.store import ResponseStore
+from apibench.query.store import Key, ResponseStore
 from tests.fakes import KEY, QUICK, FakeProvider, answer, error, questions
 
 
@@ -131,19 +132,59 @@ def test_on_uncertain_stop_leaves_the_image_in_this_run_and_the_next(store: Resp
     lost = questions(5)[2].sha256
     script = lambda _, image: error(ErrorKind.TRANSIENT, uncertain=True) if image.sha256 == lost else answer()  # noqa: E731
     provider = FakeProvider(script)
-    report = run(store, provider, 5, ask_again=False)
+    report = run(store, provider, 5, on_uncertain=OnUncertain.STOP)
     assert (report.answered, provider.seen.count(lost), report.failed) == (4, 1, [])
     assert report.left == report.problems == [("image2", "left uncertain: scripted transient")]
     assert report.exit_code is ExitCode.SOME_FAILED
     again = FakeProvider()
-    second = run(store, again, 5, ask_again=False)
+    second = run(store, again, 5, on_uncertain=OnUncertain.STOP)
     assert (again.hits, second.open, second.left) == (0, 0, report.left)
     assert run(store, FakeProvider(), 5).answered == 1, "whoever says so may ask again"
 
 
+def test_an_image_is_asked_again_once_in_its_campaign_however_often_it_is_started(store: ResponseStore) -> None:
+    lost = questions(5)[2].sha256
+    script = lambda _, image: error(ErrorKind.TRANSIENT, uncertain=True) if image.sha256 == lost else answer()  # noqa: E731
+    provider = FakeProvider(script)
+    reports = [run(store, provider, 5) for _ in range(10)]
+    assert provider.seen.count(lost) == store.uncertain(KEY)[lost].times == 2
+    for report in reports:
+        assert report.left == report.problems == [("image2", "left uncertain: scripted transient")]
+        assert report.exit_code is ExitCode.SOME_FAILED
+        assert report.hint == (
+            "1 left uncertain: their answers may have been lost, and billed; "
+            "--on-uncertain insist asks about each once more, and may pay for it again"
+        )
+    assert (reports[-1].open, reports[-1].sent) == (0, 0)
+    other = Key("another", *KEY.values()[1:])
+    assert len(Engine(FakeProvider(), store, other, policy=QUICK).run(questions(5)).left) == 0, "of its campaign only"
+
+
+def test_lost_once_before_it_is_asked_once_more_and_no_more(store: ResponseStore) -> None:
+    """As a crash leaves it: the second answer that is lost is the last, though this run has lost but one."""
+    (attempt,) = store.begin(KEY, [questions(1)[0].sha256], price=None, cap=None)
+    store.record_error(attempt, error(ErrorKind.TRANSIENT, uncertain=True), 0.1)
+    provider = FakeProvider(lambda *_: error(ErrorKind.TRANSIENT, uncertain=True))
+    report = run(store, provider, 1)
+    assert (provider.hits, report.uncertain, len(report.left)) == (1, 1, 1)
+    certain = FakeProvider(lambda *_: error(ErrorKind.TRANSIENT))
+    assert len(run(store, certain, 2).failed) == 1, "the other image"
+    assert certain.hits == QUICK.attempts
+
+
+def test_whoever_insists_asks_once_more_each_start(store: ResponseStore) -> None:
+    lossy = FakeProvider(lambda *_: error(ErrorKind.TRANSIENT, uncertain=True))
+    for hits in (2, 4, 6):
+        report = run(store, lossy, 1, on_uncertain=OnUncertain.INSIST)
+        assert (lossy.hits, len(report.left), report.exit_code) == (hits, 1, ExitCode.SOME_FAILED)
+    assert run(store, FakeProvider(), 1).open == 0
+    assert run(store, FakeProvider(), 1, on_uncertain=OnUncertain.INSIST).answered == 1
+    assert run(store, FakeProvider(), 1).hint is None
+
+
 def test_on_uncertain_stop_still_retries_what_is_certain(store: ResponseStore) -> None:
     provider = FakeProvider(lambda hit, _: error(ErrorKind.TRANSIENT) if hit == 1 else answer())
-    assert run(store, provider, 1, ask_again=False).answered == 1
+    assert run(store, provider, 1, on_uncertain=OnUncertain.STOP).answered == 1
 
 
 # --- model versions ---
@@ -191,7 +232,7 @@ def test_one_refused_image_inside_a_success_costs_the_others_nothing(store: Resp
 def test_a_batch_whose_answer_is_lost_is_asked_again_once_an_image(store: ResponseStore) -> None:
     provider = FakeProvider(lambda *_: error(ErrorKind.PROTOCOL, uncertain=True), batch=4)
     report = run(store, provider, 4, batch=4, concurrency=1)
-    assert (len(report.failed), report.uncertain) == (4, 8)
+    assert (len(report.left), report.failed, report.uncertain) == (4, [], 8)
     assert max(Counter(provider.seen).values()) == 2, "once whole, once alone"
 
 
@@ -200,6 +241,24 @@ def test_batches_that_fail_whole_stop_the_run_after_as_many_as_images_would(stor
     report = run(store, provider, 1000, batch=16, concurrency=1)
     assert report.halted is HaltReason.FAILING
     assert provider.hits == Engine.failures_in_a_row * QUICK.attempts
+
+
+def test_a_batch_is_cut_to_what_one_request_may_hold(store: ResponseStore) -> None:
+    sizes: list[list[int]] = []
+
+    class Weighing(FakeProvider):
+        def label(self, images: Sequence[EncodedImage]) -> list[Outcome]:
+            sizes.append([len(image.data) for image in images])
+            return super().label(images)
+
+    provider = Weighing(batch=4)
+    padded = {"image 1": 3000, "image 5": 9000}  # the second is too large for any request, and goes alone
+    prepare = lambda data: data.ljust(padded.get(data.decode(), 100), b"x")  # noqa: E731
+    limits = ImageLimits(max_request=6000)
+    report = run(store, provider, 8, batch=4, concurrency=1, prepare=prepare, limits=limits)
+    assert (report.answered, report.sent) == (8, 5)
+    assert sizes == [[100, 3000], [100, 100], [100], [9000], [100, 100]]
+    assert store.calls("default") == 5
 
 
 # --- a provider that asks to slow down ---

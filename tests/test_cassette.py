@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import hashlib
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -120,6 +121,7 @@ def test_a_batch_is_one_entry_and_played_as_one(wire: str, tmp_path: Path) -> No
         alone = ask(asked, tmp_path / "alone.sqlite", key, provider)
     assert (alone.halted, alone.answered) == (HaltReason.QUOTA, 0)
     assert "no reply recorded about image" in alone.message
+    assert "(it was asked about with others; give the --batch that was recorded)" in alone.message
     of = "sha256, raw, labels FROM responses"
     assert rows(tmp_path / "again.sqlite", of) == rows(tmp_path / "first.sqlite", of)
 
@@ -134,11 +136,16 @@ def test_an_image_that_was_not_recorded_is_named_with_the_cassette(tmp_path: Pat
         assert provider._replay.missing(names) == ["photo1", "photo2"]
         report = ask(asked, tmp_path / "again.sqlite", key, provider)
     assert (report.answered, report.sent, report.halted) == (1, 1, HaltReason.QUOTA)
-    assert report.message == f"{path}: no reply recorded about photo1"
+    hint = "2 of 3 images are not in it; --record adds them"
+    assert report.message == f"{path}: no reply recorded about photo1 ({hint})"
     with replayed("aws", path, names) as (provider, key):
         ask(asked[:1], tmp_path / "third.sqlite", key, provider)
         report = ask(asked[:1], tmp_path / "fourth.sqlite", key, provider)
-    assert report.message == f"{path}: no further reply recorded about photo0"
+    assert report.message.startswith(f"{path}: no further reply recorded about photo0 (2 of 3 images")
+    with replayed("aws", path, {asked[0].sha256: "photo0"}) as (provider, key):
+        ask(asked[:1], tmp_path / "fifth.sqlite", key, provider)
+        report = ask(asked[:1], tmp_path / "sixth.sqlite", key, provider)
+    assert report.message.endswith("photo0 (it is played already; every reply is played once a start)")
 
 
 def test_other_settings_another_wire_or_another_provider_are_not_in_it(tmp_path: Path) -> None:
@@ -157,6 +164,67 @@ def test_other_settings_another_wire_or_another_provider_are_not_in_it(tmp_path:
         Tape.of(tmp_path / "empty.jsonl", "aws", WireKind.HTTP, {})
     with pytest.raises(ApibenchError, match=r"none\.jsonl: cannot be read"):
         Tape.of(tmp_path / "none.jsonl", "aws", WireKind.HTTP, {})
+
+
+@pytest.mark.parametrize("wire", ["aws", "clarifai", "google over REST"])
+def test_several_are_played_at_a_time_and_each_has_its_own(
+    wire: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c.jsonl"
+    with recorded(wire, path, []) as (provider, key):
+        ask(questions_of(*IMAGES), tmp_path / "first.sqlite", key, provider)
+    together = threading.Barrier(3)
+    answer = _Server._answer
+
+    def all_at_once(self: _Server, request: Any) -> Any:
+        together.wait(20)  # breaks, and fails, unless all three are on their way
+        return answer(self, request)
+
+    monkeypatch.setattr(_Server, "_answer", all_at_once)
+    with replayed(wire, path) as (provider, key):
+        report = ask(questions_of(*reversed(IMAGES)), tmp_path / "again.sqlite", key, provider, concurrency=3)
+    assert (report.answered, report.sent) == (3, 3)
+    of = "sha256, raw, labels FROM responses"
+    assert rows(tmp_path / "again.sqlite", of) == rows(tmp_path / "first.sqlite", of)
+
+
+def test_requests_that_share_an_image_wait_for_each_other() -> None:
+    server, order = _Server(WireKind.HTTP), list[str]()
+    first_is_in, go = threading.Event(), threading.Event()
+
+    def ask_about(name: str, *images: bytes) -> None:
+        with server.expecting(list(images)):
+            order.append(f"{name} in")
+            first_is_in.set()
+            if name == "first":
+                go.wait(10)
+            order.append(f"{name} out")
+
+    threads = [threading.Thread(target=ask_about, args=("first", b"a", b"b"))]
+    threads[0].start()
+    first_is_in.wait(10)
+    threads += [threading.Thread(target=ask_about, args=given) for given in (("other", b"c"), ("same", b"b"))]
+    for thread in threads[1:]:
+        thread.start()
+    threads[1].join(10)
+    threads[2].join(0.2)
+    assert order == ["first in", "other in", "other out"]
+    go.set()
+    for thread in threads:
+        thread.join(10)
+    assert order[3:] == ["first out", "same in", "same out"]
+
+
+@pytest.mark.parametrize("status", [520, 599, 429, 299])
+def test_a_vendors_own_status_is_played_as_it_was(status: int, tmp_path: Path) -> None:
+    reply = Exchange(WireKind.HTTP, "/DetectLabels", status, {"content-type": "text/plain"}, b"own")
+    sha256 = hashlib.sha256(IMAGES[0]).hexdigest()
+    settings = dict(registry.adapter("aws").settings(ProviderOptions()))
+    path = tmp_path / "c.jsonl"
+    path.write_text(entry(exchange=reply, images=(sha256,), settings=settings).line() + "\n")
+    with replayed("aws", path) as (provider, _):
+        (outcome,) = provider.label([EncodedImage(IMAGES[0], sha256)])
+    assert outcome.status == status
 
 
 def test_a_request_without_the_image_gets_no_answer(tmp_path: Path) -> None:
@@ -296,7 +364,10 @@ def test_a_refused_connection_is_not_recorded(tmp_path: Path) -> None:
         provider = registry.adapter("aws").create(replace(options, tap=recorder.tap))
         recorder.provider(provider, key, WireKind.HTTP).label([EncodedImage(IMAGES[0], "0" * 64)])
         provider.close()
-    assert (tmp_path / "c.jsonl").read_bytes() == b""
+    assert not (tmp_path / "c.jsonl").exists(), "where nothing was said there is no file"
+    (tmp_path / "c.jsonl").touch()
+    Recorder(tmp_path / "c.jsonl").close()
+    assert (tmp_path / "c.jsonl").exists(), "unless there was one before"
 
 
 def test_an_adapter_that_does_not_tell_what_it_hears_cannot_be_recorded(tmp_path: Path) -> None:

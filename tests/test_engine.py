@@ -67,7 +67,8 @@ def test_the_number_of_tries_is_bounded(store: ResponseStore) -> None:
 def test_an_uncertain_request_is_asked_again_once(store: ResponseStore) -> None:
     provider = FakeProvider(lambda hit, image: error(ErrorKind.TRANSIENT, uncertain=True))
     report = run(store, provider, 1)
-    assert (provider.hits, report.uncertain, len(report.failed)) == (2, 2, 1)
+    assert (provider.hits, report.uncertain, report.failed) == (2, 2, [])
+    assert report.left == [("image0", "left uncertain: scripted transient")]
 
 
 def test_a_rejected_image_is_never_sent_again_and_the_others_go_on(store: ResponseStore) -> None:
@@ -164,10 +165,10 @@ def test_an_adapter_that_raises_or_miscounts_leaves_no_attempt_open(store: Respo
         raise RuntimeError(f"the key is {secret}")
 
     report = run(store, FakeProvider(explode), 1)
-    assert report.failed == [("image0", "the adapter failed with RuntimeError")]
+    assert report.left == [("image0", "left uncertain: the adapter failed with RuntimeError")]
     provider = FakeProvider()
     provider.label = lambda images: []  # type: ignore[method-assign]
-    assert "0 outcomes for 1 images" in run(store, provider, 2).failed[0][1]
+    assert "0 outcomes for 1 images" in run(store, provider, 2).left[-1][1]
     assert store._connection.execute("SELECT COUNT(*) FROM attempts WHERE outcome IS NULL").fetchone() == (0,)
     assert secret not in str(store._connection.execute("SELECT * FROM attempts").fetchall())
 

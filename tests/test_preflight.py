@@ -103,6 +103,22 @@ def test_base64_counts_where_images_travel_in_json() -> None:
     assert (rest.max_json, rpc.max_json) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("name", "wire", "limit", "per_image"),
+    [
+        ("google", WireKind.HTTP, 10 * 1024**2, 4 / 3),
+        ("google", WireKind.GRPC, 41_943_040, 1),
+        ("clarifai", WireKind.GRPC, 128_000_000, 1),
+    ],
+)
+def test_a_batch_has_a_limit_of_its_own(name: str, wire: WireKind, limit: int, per_image: float) -> None:
+    limits, size = limits_of(name, wire), 1_000_000
+    most = int(limit / (size * per_image))
+    assert limits.together([size] * (most - 1))
+    assert not limits.together([size] * (most + 1))
+    assert registry.adapter("aws").info.limits.together([size] * 1000), "of one image a request there is nothing to say"
+
+
 def noisy(seed: int = 0, side: int = 200) -> bytes:
     """A PNG that can be made smaller: level 0 keeps pixels as they are."""
     buffer = io.BytesIO()

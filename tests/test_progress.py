@@ -23,3 +23,13 @@ def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys:
 def test_short_work_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert sum(Progress([1, 2, 3], "add")) == 6
     assert capsys.readouterr().err == ""
+
+
+def test_a_log_hears_of_the_end_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    with Progress(range(5), "query aws", unit="image") as bar:
+        bar.advance(2)
+        monkeypatch.setattr(progress, "EVERY", 1000.0)
+        bar.advance(2)
+        bar.advance(1)
+    assert capsys.readouterr().err.splitlines() == ["query aws: 2 of 5 (image)", "query aws: 5 of 5 (image)"]

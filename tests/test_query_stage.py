@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from apibench import progress
 from apibench import run as runs
 from apibench.errors import ApibenchError, ExitCode
 from apibench.imageset import ImageSet
@@ -17,6 +18,7 @@ from apibench.query import registry, stage
 from apibench.query.contract import EncodedImage, ErrorKind, ImageLimits, Outcome
 from apibench.query.engine import HaltReason
 from apibench.query.forecast import Before, Plan
+from apibench.query.policy import OnUncertain
 from apibench.query.schema import SCHEMA
 from apibench.query.stage import QuerySettings
 from tests.fakes import QUICK, FakeAdapter, FakeProvider, answer, error
@@ -226,7 +228,7 @@ def test_a_query_passes_on_what_it_was_told(provider: FakeProvider, clean_set: I
     report = stage.query_images([clean_set], tmp_path / "s.sqlite", query)
     assert (provider.hits, report.answered, report.halted) == (2, 4, HaltReason.CAP)
     provider._script = lambda *_: error(ErrorKind.TRANSIENT, uncertain=True)
-    query = dataclasses.replace(query, max_cost=None, ask_again=False)
+    query = dataclasses.replace(query, max_cost=None, on_uncertain=OnUncertain.STOP)
     assert len(stage.query_images([clean_set], tmp_path / "s.sqlite", query).left) == 1
     provider._script = lambda *_: pytest.fail("sent")
     assert stage.query_images([clean_set], tmp_path / "s.sqlite", query).exit_code is ExitCode.SOME_FAILED
@@ -238,6 +240,68 @@ def test_a_cap_on_cost_needs_a_price(provider: FakeProvider, clean_set: ImageSet
     with pytest.raises(ApibenchError, match="--max-cost 1: the price list has no price for fake"):
         stage.query_images([clean_set], tmp_path / "s.sqlite", query)
     assert (provider.hits, list(tmp_path.glob("s.sqlite*"))) == (0, [])
+
+
+def test_a_cap_on_cost_can_be_rehearsed_and_uses_up_none_of_the_real_one(
+    clean_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    made = FakeProvider()
+
+    @contextmanager
+    def connect(*_: object) -> Iterator[FakeProvider]:
+        yield made
+
+    monkeypatch.setattr(registry, "adapter", lambda name: FakeAdapter())
+    monkeypatch.setattr(stage, "_connect", connect)
+    prices, store = tmp_path / "prices.json", tmp_path / "s.sqlite"
+    prices.write_text('{"as_of": "2026-11-23", "per_1000": {"fake": {"price": 100}}}')
+    query = dataclasses.replace(QUERY, prices=prices, max_cost=0.3, concurrency=1)
+    rehearsal = dataclasses.replace(query, emulated=True)
+    report = stage.query_images([clean_set], store, rehearsal, say=said.append)
+    assert (report.answered, report.halted, made.hits) == (3, HaltReason.CAP, 3)
+    assert said == [
+        "forecast: fake: 5 images, 0 stored, 5 calls to send (emulated: costs nothing; --max-cost counts the list price, "
+        "about $0.5000, as a rehearsal); --max-cost 0.3, $0.00 spent: it stops there before the end"
+    ]
+    assert stage.query_images([clean_set], store, rehearsal).sent == 0, "over all starts"
+    assert stage.query_images([clean_set], store, dataclasses.replace(rehearsal, max_cost=None)).answered == 2
+    real = stage.query_images([clean_set], store, query)
+    assert (real.answered, real.halted) == (3, HaltReason.CAP), "of whose cap the rehearsal has used nothing"
+
+
+@pytest.mark.parametrize(
+    ("batch", "most", "note"),
+    [
+        (16, 1, "; --batch 16 does not hold for it: it takes one image a request"),
+        (100, 16, "; --batch 100 does not hold for it: it takes at most 16 images a request"),
+        (16, 16, ""),
+        (1, 1, ""),
+    ],
+)
+def test_a_batch_that_a_provider_does_not_take_is_said(
+    provider: FakeProvider, monkeypatch: pytest.MonkeyPatch, batch: int, most: int, note: str
+) -> None:
+    monkeypatch.setattr(FakeAdapter, "info", dataclasses.replace(FakeProvider.info, max_batch=most))
+    line = str(stage.estimate(dataclasses.replace(QUERY, batch=batch), 100))
+    assert line.partition("second)")[2] == note
+
+
+def test_the_progress_ends_where_the_images_do(
+    provider: FakeProvider,
+    clean_set: ImageSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Also where an image stands twice in what is asked, and one is refused."""
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    bad = clean_set.records[0].sha256
+    provider._script = lambda _, image: error(ErrorKind.REJECTED) if image.sha256 == bad else answer()
+    twin = dataclasses.replace(clean_set.records[1], id="twin", file="photo1.png")
+    twice = ImageSet(clean_set.folder, [*clean_set.records, twin])
+    stage.query_images([twice], tmp_path / "s.sqlite", QUERY)
+    assert capsys.readouterr().err.splitlines()[-1] == "query fake: 5 of 5 (image)"
 
 
 @pytest.mark.parametrize(
@@ -269,15 +333,15 @@ def test_the_query_of_a_recipe_has_the_same_caps() -> None:
 
     section = {"max_calls": 7, "max_cost": 0.5, "on_uncertain": "stop", "batch": 4}
     query = runs.query_settings(Recipe.model_validate({"name": "x", "query": section}), "aws")
-    assert (query.max_calls, query.max_cost, query.ask_again, query.batch, query.concurrency) == (
+    assert (query.max_calls, query.max_cost, query.on_uncertain, query.batch, query.concurrency) == (
         7,
         0.5,
-        False,
+        OnUncertain.STOP,
         4,
         None,
     )
     default = runs.query_settings(Recipe(name="x"), "aws")
-    assert (default.max_cost, default.ask_again, default.batch) == (None, True, 1)
+    assert (default.max_cost, default.on_uncertain, default.batch) == (None, OnUncertain.ASK_AGAIN, 1)
     for wrong in ({"max_cost": 0}, {"max_cost": float("inf")}, {"on_uncertain": "retry"}, {"batch": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             Recipe.model_validate({"name": "x", "query": wrong})

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from apibench import run as runs
 from apibench.cli import cli
 from apibench.emulator import Answerer, Emulator
 from apibench.errors import ApibenchError, ExitCode
 from apibench.imageset import ImageSet, SetWriter
 from apibench.query import registry, stage
+from apibench.query.contract import WireKind
 from apibench.query.stage import QuerySettings
+from apibench.recipe import Recipe
 from tests.conftest import paint
 from tests.emulation import by_colour
 from tests.fakes import QUICK
@@ -86,7 +90,8 @@ def test_an_image_that_is_not_in_it_is_named(cassette: Path, clean_set: ImageSet
     other = larger.finish(["unknown"])
     assert other is not None
     report = stage.query_images([other], tmp_path / "s.sqlite", QuerySettings("aws", replay=cassette, policy=QUICK))
-    assert report.message == f"{cassette}: no reply recorded about unknown (clean)"
+    hint = "1 of 1 images are not in it; --record adds them"
+    assert report.message == f"{cassette}: no reply recorded about unknown (clean) ({hint})"
     assert (report.sent, report.exit_code) == (0, ExitCode.NOTHING_DONE)
 
 
@@ -100,6 +105,66 @@ def test_replaying_needs_no_keys_and_spends_nothing(cassette: Path, images: Imag
     query = QuerySettings("aws", replay=cassette, policy=QUICK, max_cost=0.001)
     stage.check_access(query)
     assert stage.query_images([images], tmp_path / "s.sqlite", query).answered == 3
+
+
+def test_without_credentials_no_empty_recording_is_left(
+    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CLARIFAI_PAT", raising=False)
+    record = tmp_path / "c.jsonl"
+    with pytest.raises(ApibenchError, match="CLARIFAI_PAT"):
+        stage.query_images([images], tmp_path / "s.sqlite", QuerySettings("clarifai", policy=QUICK, record=record))
+    assert not record.exists()
+
+
+def test_a_recipe_records_and_replays(images: ImageSet, cassette: Path, tmp_path: Path) -> None:
+    section = {"providers": ["aws"], "replay": str(cassette)}
+    query = runs.query_settings(Recipe.model_validate({"name": "x", "query": section}), "aws")
+    assert (query.replay, query.record, query.pretended) == (cassette, None, True)
+    assert stage.query_images([images], tmp_path / "s.sqlite", query).answered == 3
+    section = {"providers": ["aws"], "emulated": True, "record": str(tmp_path / "new.jsonl")}
+    recipe = Recipe.model_validate({"name": "x", "query": section})
+    assert runs.query_settings(recipe, "aws").record == tmp_path / "new.jsonl"
+    both = Recipe.model_validate({"name": "x", "query": section | {"replay": str(cassette)}})
+    with pytest.raises(ApibenchError, match="--replay is what answers"):
+        runs.query_settings(both, "aws")
+
+
+# --- an emulator that runs already ---
+
+
+@pytest.mark.parametrize(
+    ("provider", "settings", "kind"),
+    [
+        ("google", {}, WireKind.HTTP),
+        ("clarifai", {}, WireKind.HTTP),
+        ("aws", {}, WireKind.GRPC),
+        ("google", {"transport": "rest"}, WireKind.GRPC),
+    ],
+)
+def test_the_other_port_of_an_emulator_is_told_apart_before_anything_is_sent(
+    provider: str, settings: dict[str, str], kind: WireKind, images: ImageSet, tmp_path: Path
+) -> None:
+    with Emulator(providers=["aws", "clarifai", "google"], answerer=Answerer(by_colour, "tiny")) as emulator:
+        endpoint = emulator.endpoint(kind)
+        query = QuerySettings(provider, emulated=True, endpoint=endpoint, policy=QUICK, settings=settings)
+        with pytest.raises(
+            ApibenchError, match=f"--endpoint {endpoint}: .* is spoken there, and {provider} is"
+        ) as told:
+            stage.query_images([images], tmp_path / "s.sqlite", query)
+        assert ("transport=rest" in str(told.value)) == (provider == "google" and not settings)
+        right = replace(query, endpoint=emulator.endpoint(registry.adapter(provider).wire(query.options())))
+        assert not (tmp_path / "s.sqlite").exists()
+        assert stage.query_images([images], tmp_path / "s.sqlite", right).answered == 3
+        assert emulator.hits.total() == 3, "whoever asked what is spoken is not counted"
+
+
+@pytest.mark.parametrize("provider", ["aws", "google"])
+def test_a_dead_endpoint_is_told_to_start_an_emulator(provider: str, images: ImageSet, tmp_path: Path) -> None:
+    query = QuerySettings(provider, emulated=True, endpoint="http://127.0.0.1:1", policy=QUICK)
+    with pytest.raises(ApibenchError, match=r"127\.0\.0\.1:1: no emulator is there .*start `apibench emulate`"):
+        stage.query_images([images], tmp_path / "s.sqlite", query)
+    assert not (tmp_path / "s.sqlite").exists()
 
 
 def test_an_sdk_that_fails_in_its_making_is_told_without_what_it_holds(

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import socket
+import socketserver
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from apibench_adapters import rpc
 
 from apibench.emulator.wire import Reply, Request, RpcError
-from apibench.query.contract import ErrorKind
+from apibench.query import registry
+from apibench.query.contract import ErrorKind, ProviderOptions
+from apibench.query.engine import Engine, HaltReason
+from apibench.query.store import ResponseStore
+from tests.fakes import KEY, QUICK, questions
 from tests.servers import grpc_server
 
 grpc = pytest.importorskip("grpc")
@@ -153,7 +159,7 @@ def test_a_status_without_trailing_metadata_may_be_the_librarys() -> None:
         ("UNAUTHENTICATED", ErrorKind.CREDENTIALS),
         ("PERMISSION_DENIED", ErrorKind.CREDENTIALS),
         ("INVALID_ARGUMENT", ErrorKind.PROTOCOL),
-        ("UNIMPLEMENTED", ErrorKind.PROTOCOL),
+        ("UNIMPLEMENTED", ErrorKind.CREDENTIALS),
     ],
 )
 def test_a_status_is_an_error_of_a_kind_and_holds_no_secret(code: str, kind: ErrorKind) -> None:
@@ -162,6 +168,27 @@ def test_a_status_is_an_error_of_a_kind_and_holds_no_secret(code: str, kind: Err
     assert (error.kind, error.code, error.retry_after, error.uncertain) == (kind, code, 2.0, False)
     assert error.message == f"{code}: the key [removed] is it"
     assert status.error(ErrorKind.QUOTA).kind is ErrorKind.QUOTA
+
+
+@pytest.mark.parametrize("path", ["clarifai", "google"])
+def test_an_address_where_no_grpc_is_spoken_stops_a_run_at_once(path: str, tmp_path: Path) -> None:
+    """Of anybody's: a server for HTTP/1.1 has said no word of gRPC, and nothing that is sent there can be billed."""
+
+    class Page(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        provider = registry.adapter(path).create(ProviderOptions(endpoint=url, emulated=True, timeout=5.0))
+        with ResponseStore.open(tmp_path / "s.sqlite") as store:
+            report = Engine(provider, store, KEY, policy=QUICK, concurrency=1).run(questions(2))
+            assert (store.calls("default"), store.uncertain(KEY)) == (0, {})
+        provider.close()
+        server.shutdown()
+    assert (report.halted, report.sent, report.uncertain) == (HaltReason.CREDENTIALS, 0, 0)
+    assert report.message.startswith("no gRPC is spoken at this address (")
 
 
 # --- one hit for one call ---

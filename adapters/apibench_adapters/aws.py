@@ -43,6 +43,7 @@ from apibench_adapters.common import (
     unreadable,
     whole,
 )
+from apibench_adapters.deadline import bound_boto, within
 
 if TYPE_CHECKING:
     from mypy_boto3_rekognition import RekognitionClient
@@ -176,7 +177,9 @@ class AwsProvider:
         self.settings = settings
         self._call = Call()
         self._tap = options.tap
+        self._timeout = options.timeout
         self._client = self._connect(options)
+        bound_boto(self._client)
         # The body exactly as received: boto3 hands out only what it parsed, and that is not what was paid for.
         self._client.meta.events.register("before-parse.rekognition.DetectLabels", self._keep)
 
@@ -233,7 +236,8 @@ class AwsProvider:
         self._call.forget()
         failure: Exception | None = None
         try:
-            self._client.detect_labels(Image={"Bytes": image.data}, **self.settings)  # type: ignore[arg-type]
+            with within(self._timeout):
+                self._client.detect_labels(Image={"Bytes": image.data}, **self.settings)  # type: ignore[arg-type]
         except Exception as error:  # noqa: BLE001 - its parser raises what it likes on a strange body
             failure = error
         call = self._call

@@ -50,6 +50,7 @@ from apibench_adapters.common import (
     text,
     unreadable,
 )
+from apibench_adapters.deadline import bound_session, within
 
 if TYPE_CHECKING:
     import requests
@@ -168,6 +169,7 @@ class AzureProvider:
         self.settings = settings
         self._call = Call()
         self._tap = options.tap
+        self._timeout = options.timeout
         self._sessions: set[requests.Session] = set()
         endpoint, self._key = _access(options)
         self._client = self._connect(endpoint, options)
@@ -200,12 +202,13 @@ class AzureProvider:
         self._call.forget()
         failure: Exception | None = None
         try:
-            self._client.tag_image_in_stream(
-                BytesIO(image.data),
-                language=self.settings["language"],
-                model_version=self.settings["model-version"],
-                custom_headers=_HEADERS,
-            )
+            with within(self._timeout):
+                self._client.tag_image_in_stream(
+                    BytesIO(image.data),
+                    language=self.settings["language"],
+                    model_version=self.settings["model-version"],
+                    custom_headers=_HEADERS,
+                )
         except Exception as error:  # noqa: BLE001 - on a strange body it raises what it likes, a bare TypeError for one
             failure = error
         call = self._call
@@ -230,7 +233,9 @@ class AzureProvider:
     def _opened(self, session: requests.Session, *_: Any, **__: Any) -> None:
         # Without one of its own, requests looks into the user's .netrc and sends the password that it finds there.
         session.auth = _as_it_is
-        self._sessions.add(session)
+        if session not in self._sessions:  # msrest says so before every request
+            self._sessions.add(session)
+            bound_session(session)
 
     def _keep(self, response: requests.Response, *_: Any, **__: Any) -> None:
         self._call.status = response.status_code

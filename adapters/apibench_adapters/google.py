@@ -43,7 +43,10 @@ INFO = ProviderInfo(
     images_per_second=30.0,
     # cloud.google.com/vision/quotas, "Content limits": 20 MB a file, 10 MB a JSON request (base64 makes four bytes of three);
     # .../docs/best-practices: 75 million pixels, above which an image is scaled down. MB as for the largest that may be meant.
-    limits=ImageLimits(max_bytes=20 * 1024 * 1024, max_json=10 * 1024 * 1024, max_pixels=75_000_000),
+    # 40 MB a gRPC request is what the service's own error message says ("exceeds the limit: 41943040 bytes"), and no page.
+    limits=ImageLimits(
+        max_bytes=20 * 1024 * 1024, max_json=10 * 1024 * 1024, max_request=41_943_040, max_pixels=75_000_000
+    ),
     taps=True,
 )
 

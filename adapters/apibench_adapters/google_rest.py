@@ -17,6 +17,7 @@ from requests.adapters import HTTPAdapter
 from apibench.query.contract import ErrorKind, ProviderError, ProviderOptions
 from apibench_adapters import google_errors
 from apibench_adapters.common import Call, never_sent, redact
+from apibench_adapters.deadline import bound_session, within
 
 OPERATION = "/v1/images:annotate"
 
@@ -43,6 +44,7 @@ class RestConnection:
         if not session.is_mtls:  # an adapter with a client's certificate stays
             for prefix in ("https://", "http://"):
                 session.mount(prefix, HTTPAdapter(pool_connections=1, pool_maxsize=options.concurrency, max_retries=0))
+        bound_session(session)
         if options.emulated:
             session.trust_env = False  # no proxy, no .netrc, no bundle of certificates
 
@@ -55,7 +57,8 @@ class RestConnection:
         call.forget()
         failure: Exception = RuntimeError("no reply")
         try:
-            self._client.batch_annotate_images(request=request, retry=None, timeout=self._timeout)
+            with within(self._timeout):
+                self._client.batch_annotate_images(request=request, retry=None, timeout=self._timeout)
         except Exception as error:  # noqa: BLE001 - it raises what it likes on a strange reply
             failure = error
         secret = getattr(self._credentials, "token", None) or ""

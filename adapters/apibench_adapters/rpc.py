@@ -28,6 +28,7 @@ KINDS = {
     "UNAVAILABLE": ErrorKind.TRANSIENT,
     "DATA_LOSS": ErrorKind.TRANSIENT,
     "UNAUTHENTICATED": ErrorKind.CREDENTIALS,
+    "UNIMPLEMENTED": ErrorKind.CREDENTIALS,  # no such service at this address: whatever is asked there
 }
 # Whoever says so: it is not said that the work was not done.
 MAYBE_DONE = frozenset({"CANCELLED", "UNKNOWN", "DEADLINE_EXCEEDED"})
@@ -35,6 +36,7 @@ MAYBE_DONE = frozenset({"CANCELLED", "UNKNOWN", "DEADLINE_EXCEEDED"})
 _MADE_HERE_TOO = MAYBE_DONE | {"INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 # Never connected: nothing was sent.
 _NEVER_SENT = ("failed to connect to all addresses", "DNS resolution failed", "errors resolving")
+_NOT_GRPC = ("Failed parsing HTTP/2", "http1.x server")  # who is there speaks something else
 DETAILS = "grpc-status-details-bin"
 # A proxy's word of a service that it lost sight of.
 _OF_A_PROXY = ("upstream", "reset before headers")
@@ -197,6 +199,9 @@ class Status:
 
     def error(self, kind: ErrorKind | None = None, *secrets: str, retry_after: float | None = None) -> ProviderError:
         """The typed error; ``kind`` where the adapter knows more than the code says."""
+        if not self.sent and any(other in self.details for other in _NOT_GRPC):
+            message = redact(f"no gRPC is spoken at this address ({self.details})", *secrets)
+            return ProviderError(ErrorKind.CREDENTIALS, message, code=self.code, uncertain=False, sent=False)
         return ProviderError(
             kind or KINDS.get(self.code, ErrorKind.PROTOCOL),
             redact(f"{self.code}: {self.details}" if self.details else self.code, *secrets),

@@ -46,17 +46,18 @@ from apibench.terminal import list_failed, parse_settings, parse_targets
     "--max-cost",
     type=click.FloatRange(0, min_open=True),
     metavar="USD",
-    help="Never spend more on this campaign by list price, over all starts; what may have been billed counts.",
+    help="Never spend more on this campaign by list price, over all starts; what may have been billed counts. With --emulated "
+    "it is rehearsed.",
 )
 @click.option("--dry-run", is_flag=True, help="Print calls and cost; send nothing. Needs no keys.")
 @click.option("--status", is_flag=True, help="Print what the store holds and what it cost; send nothing.")
 @click.option("--check", is_flag=True, help="With --status: is the store sound? Exit code 3 if it is not.")
 @click.option(
     "--on-uncertain",
-    type=click.Choice(["ask-again", "stop"]),
+    type=click.Choice(["ask-again", "stop", "insist"]),
     default="ask-again",
     show_default=True,
-    help="An answer is lost, perhaps billed: ask about its image once more, or leave it.",
+    help="An answer is lost, perhaps billed: ask about its image once more in the campaign, leave it, or once more each start.",
 )
 @click.option(
     "--batch",
@@ -71,7 +72,7 @@ from apibench.terminal import list_failed, parse_settings, parse_targets
     help="Requests at a time.  [default: the rate's worth of a second, at least 4]",
 )
 @click.option(
-    "--timeout", default=30.0, show_default=True, type=click.FloatRange(0.1), help="Seconds to wait for an answer."
+    "--timeout", default=30.0, show_default=True, type=click.FloatRange(0.1), help="Seconds for the whole of a call."
 )
 @click.option(
     "--rate",
@@ -141,6 +142,7 @@ def query(
         raise click.UsageError(f"Missing option '{'--images' if provider else '--provider'}'.")
 
     from apibench.query import registry, stage
+    from apibench.query.policy import OnUncertain
     from apibench.run import summary
     from apibench.sources import open_sources
 
@@ -155,7 +157,7 @@ def query(
         endpoint=endpoint,
         max_calls=max_calls,
         max_cost=max_cost,
-        ask_again=on_uncertain == "ask-again",
+        on_uncertain=OnUncertain(on_uncertain),
         batch=batch,
         concurrency=concurrency,
         timeout=timeout,
@@ -176,6 +178,8 @@ def query(
     click.echo(f"{store}: {provider}: {summary(report)}")
     if report.model_change:
         click.echo(f"{store}: {provider}: {report.model_change}")
+    if report.hint:
+        click.echo(f"{store}: {provider}: {report.hint}")
     if report.halted is not None:
         click.echo(f"apibench: {provider}: {report.message}", err=True)
     code = list_failed([*failed, *((name, f"{name}: {reason}") for name, reason in report.problems)], 0)

@@ -29,7 +29,8 @@ def run(recipe: str, images: str | None, out: Path | None, dry_run: bool, thread
     from apibench import recipe as recipes
     from apibench import run as runs
 
-    loaded = recipes.load(recipes.find(recipe), images=images, out=out)
+    file = recipes.find(recipe)
+    loaded = recipes.load(file, images=images, out=out)
     if dry_run:
         runs.check(loaded)
         for plan in runs.plans(loaded):
@@ -39,7 +40,7 @@ def run(recipe: str, images: str | None, out: Path | None, dry_run: bool, thread
         return ExitCode.DONE
     use_threads(threads, "cpu")
     runs.check(loaded)
-    result = runs.run(loaded, click.echo)
+    result = runs.run(loaded, click.echo, file.read_bytes())
     click.echo("\n" + result.main_table)
     click.echo(f"store:  {result.store}\nreport: {result.report}\npage:   {result.page}")
     list_failed([("", problem) for problem in result.problems], 0)

@@ -103,6 +103,14 @@ class Server(ThreadingHTTPServer):
             _log.exception("a connection failed")
 
 
+def _phrase(status: int) -> str:
+    """A status in words; of a vendor's own (520, for one), which no standard knows, nothing is known."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Unknown"
+
+
 class _BadRequestError(Exception):
     def __init__(self, status: HTTPStatus) -> None:
         super().__init__(status.phrase)
@@ -134,11 +142,10 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_DELETE = do_PATCH = do_POST  # noqa: N815
 
     def _send(self, reply: Reply) -> None:
-        status = HTTPStatus(reply.status)
         if reply.cut is not None:
             self.close_connection = True
         lines = [
-            f"HTTP/1.1 {status.value} {status.phrase}",
+            f"HTTP/1.1 {reply.status} {_phrase(reply.status)}",
             f"Date: {self.date_time_string()}",
             *(f"{name}: {value}" for name, value in reply.headers),
             f"Content-Length: {len(reply.body)}",

@@ -20,6 +20,7 @@ import json
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -166,7 +167,8 @@ class Recorder:
         self.problem = ""  # why no more can be written
         self._mutex = threading.Lock()
         self._heard = _Heard()
-        self._before = read(path) if path.exists() else []
+        self._is_new = not path.exists()
+        self._before = [] if self._is_new else read(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("ab")
@@ -223,7 +225,11 @@ class Recorder:
                 self.problem = f"--record {self.path}: cannot be written: {why}"
 
     def close(self) -> None:
+        """Close. Where nothing was said there is no file, unless there was one before."""
         self._file.close()
+        with suppress(OSError):
+            if self._is_new and self.path.stat().st_size == 0:
+                self.path.unlink()
 
     def __enter__(self) -> Recorder:
         return self

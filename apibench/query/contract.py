@@ -7,7 +7,7 @@ engine alone decides. This module imports neither torch nor any SDK.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
@@ -125,26 +125,34 @@ class WireKind(StrEnum):
 class ImageLimits:
     """What a vendor documents that it takes of an image, as far as a PNG of 8-bit pixels can be at odds with it.
 
-    ``max_bytes`` of the file; ``max_json`` of a whole request where images travel as base64 in JSON (over HTTP, not gRPC);
-    sides and altogether in pixels, all of them inclusive. None is no limit. The pages are named where an adapter sets them.
+    ``max_bytes`` of the file; ``max_json`` of a whole request where images travel as base64 in JSON (over HTTP, not gRPC), and
+    ``max_request`` where they travel as they are; sides and altogether in pixels, all of them inclusive. None is no limit. The
+    pages are named where an adapter sets them.
     """
 
     max_bytes: int | None = None
     max_json: int | None = None
+    max_request: int | None = None
     min_side: int = 1
     max_side: int | None = None
     max_pixels: int | None = None
     formats: tuple[str, ...] = ("PNG",)
 
     def over(self, wire: WireKind) -> ImageLimits:
-        """The limits of one wire: where base64 makes four bytes of three, ``max_bytes`` is what ``max_json`` leaves room for."""
+        """The limits of one wire: where base64 makes four bytes of three, the others are what ``max_json`` leaves room for."""
         if wire is not WireKind.HTTP or self.max_json is None:
             return replace(self, max_json=None)
         room = (self.max_json - JSON_AROUND_AN_IMAGE) // 4 * 3
-        return replace(self, max_json=None, max_bytes=min(room, self.max_bytes or room))
+        return replace(
+            self, max_json=None, max_bytes=min(room, self.max_bytes or room), max_request=self.max_json // 4 * 3
+        )
+
+    def together(self, sizes: Iterable[int]) -> bool:
+        """Whether images of so many bytes fit into one request. Of one wire's limits."""
+        return self.max_request is None or sum(size + JSON_AROUND_AN_IMAGE for size in sizes) <= self.max_request
 
 
-JSON_AROUND_AN_IMAGE = 1024  # of a request; the adapters' own take a quarter of it
+JSON_AROUND_AN_IMAGE = 1024  # of a request; the adapters' own take a quarter of it, and less over gRPC
 
 
 @dataclass(frozen=True)
@@ -199,8 +207,9 @@ class ProviderOptions:
 
     ``endpoint`` (a URL, whatever the wire) None means the SDK's own choice, with the user's own credentials by the vendor's
     usual chain. ``emulated`` means fixed fake credentials, never real ones, no proxy, and an ``endpoint`` on loopback.
-    ``timeout`` is in seconds, for connecting and for reading each (over gRPC: for the whole call). ``settings`` overrides the
-    adapter's defaults (MaxLabels, for one). ``tap`` is told every reply, in the thread that called ``label``.
+    ``timeout`` is in seconds, for connecting, and then for the whole call to the last byte of its reply (over gRPC: for both
+    together). ``settings`` overrides the adapter's defaults (MaxLabels, for one). ``tap`` is told every reply, in the thread that
+    called ``label``.
     """
 
     endpoint: str | None = None

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_when_event_set
 
 from apibench.errors import ApibenchError
-from apibench.query.contract import Answer, EncodedImage, ErrorKind, Outcome, Provider, ProviderError
-from apibench.query.policy import PERHAPS_OF_ONE, RETRIED, STOPS_THE_RUN, AgainError, RetryPolicy
+from apibench.query.contract import Answer, EncodedImage, ErrorKind, ImageLimits, Outcome, Provider, ProviderError
+from apibench.query.policy import PERHAPS_OF_ONE, RETRIED, STOPS_THE_RUN, AgainError, OnUncertain, RetryPolicy
 from apibench.query.pricing import NOTHING_UNBILLED, Unbilled
 from apibench.query.rate import RateLimiter
-from apibench.query.result import HaltReason, QueryReport, Question
+from apibench.query.result import HaltReason, QueryReport, Question, left_as, left_before
 from apibench.query.store import CapReachedError, Key, ResponseStore
 
 __all__ = ["Engine", "HaltReason", "QueryReport", "Question", "RetryPolicy"]
@@ -40,9 +40,10 @@ class Engine:
 
     ``price``: US dollars an image. ``max_calls`` and ``max_cost`` (US dollars): of the campaign, over all runs. ``batch``:
     images a request, at most what the provider takes. ``concurrency``: requests at a time. ``per_second``: requests; None for
-    no limit. ``ask_again``: whether an image is asked about again whose answer may have been lost, in this run or before.
+    no limit. ``on_uncertain``: whether an image is asked about again whose answer may have been lost, in this run or before.
     ``unbilled``: the errors that the vendor does not bill. ``prepare`` (bytes of a file to the bytes that are sent) raises
-    ProviderError with ``sent`` False for what the provider would not take. ``progress`` is told how many images are done.
+    ProviderError with ``sent`` False for what the provider would not take. ``limits``: of the wire; no request is larger, though
+    its batch then be smaller. ``progress`` is told how many images are done.
     """
 
     failures_in_a_row = 5
@@ -59,10 +60,11 @@ class Engine:
         batch: int = 1,
         concurrency: int = 4,
         per_second: float | None = None,
-        ask_again: bool = True,
+        on_uncertain: OnUncertain = OnUncertain.ASK_AGAIN,
         unbilled: Unbilled = NOTHING_UNBILLED,
         policy: RetryPolicy | None = None,
         prepare: Callable[[bytes], bytes] | None = None,
+        limits: ImageLimits | None = None,
         progress: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.provider = provider
@@ -74,16 +76,17 @@ class Engine:
         # One image a request, unless told: an answer that is lost is then one image's.
         self.batch = min(batch, provider.info.max_batch)
         self.concurrency = concurrency
-        self.ask_again = ask_again
+        self.on_uncertain = on_uncertain
         self.unbilled = unbilled
         self.policy = policy or RetryPolicy()
         self.prepare = prepare
+        self.limits = limits or ImageLimits()
         self.progress = progress
         self.report = QueryReport()
         self._limiter = RateLimiter(per_second, first=self.policy.first, longest=self.policy.longest)
         self._stop = threading.Event()
         self._mutex = threading.Lock()
-        self._lost: Counter[str] = Counter()  # answers that may have been lost in this run, by image
+        self._lost: Counter[str] = Counter()  # answers that may have been lost, by image
         self._failures = 0
         self._last_error = ""
 
@@ -91,9 +94,10 @@ class Engine:
         """Ask about every image that has no stored answer or refusal under the key; the others are never sent again."""
         unique = {question.sha256: question for question in questions}
         done = set(self.store.settled(self.key))
-        if not self.ask_again:
-            done |= set(self.store.uncertain(self.key))
-        self.report = QueryReport.before(unique, self.store, self.key, ask_again=self.ask_again)
+        done |= set(left_before(self.store, self.key, self.on_uncertain, self.policy))
+        if self.on_uncertain is not OnUncertain.INSIST:  # which counts only what this run loses
+            self._lost.update({sha256: lost.times for sha256, lost in self.store.uncertain(self.key).items()})
+        self.report = QueryReport.before(unique, self.store, self.key, self.on_uncertain, self.policy)
         open_ = [question for sha256, question in unique.items() if sha256 not in done]
         self.progress(len(unique) - len(open_))
         batches = _Shared(_batches(open_, self.batch))
@@ -115,7 +119,8 @@ class Engine:
             if batch is None:
                 return
             try:
-                self._ask(self._read(batch))
+                for request in self._fitting(self._read(batch)):
+                    self._ask(request)
             except _Halted:
                 return
             except ApibenchError as error:  # the store cannot be written: nothing more is sent
@@ -144,10 +149,20 @@ class Engine:
                 asked[question.sha256] = _Asked(question, image, changed=sent is not data and sent != data)
         return asked
 
+    def _fitting(self, batch: dict[str, _Asked]) -> Iterator[dict[str, _Asked]]:
+        """What is sent together: as many images of a batch as one request may hold."""
+        together: dict[str, _Asked] = {}
+        for sha256, asked in batch.items():
+            sizes = [len(one.image.data) for one in (*together.values(), asked)]
+            if together and not self.limits.together(sizes):
+                yield together
+                together = {}
+            together[sha256] = asked
+        if together:
+            yield together
+
     def _ask(self, waiting: dict[str, _Asked]) -> None:
         """Ask until each image has an outcome, or the policy says enough."""
-        if not waiting:
-            return
         retrying = Retrying(
             stop=stop_after_attempt(self.policy.attempts) | stop_when_event_set(self._stop),
             wait=self.policy.wait,
@@ -284,19 +299,22 @@ class Engine:
         if outcome.kind in STOPS_THE_RUN:
             self._halt(HaltReason(outcome.kind.value), outcome.message)
             return None
-        enough = self.policy.uncertain if self.ask_again else 0
-        if outcome.kind in RETRIED and self._lost[sha256] <= enough:
+        if outcome.kind in RETRIED and not self._is_left(sha256):
             return outcome
         self._give_up(waiting.pop(sha256).question, outcome)
         return outcome
+
+    def _is_left(self, sha256: str) -> bool:
+        """Whether so many answers of an image may have been lost that it is not asked about again."""
+        return self._lost[sha256] > self.policy.most_lost(self.on_uncertain)
 
     def _give_up(self, question: Question, error: ProviderError) -> None:
         with self._mutex:
             if error.kind is ErrorKind.REJECTED:
                 self.report.rejected.append((question.name, error.message))
                 self._failures = 0  # the provider looked at it: it is there, and works
-            elif error.uncertain and not self.ask_again:
-                self.report.left.append((question.name, f"left uncertain: {error.message}"))
+            elif self._is_left(question.sha256):
+                self.report.left.append((question.name, left_as(error.message)))
             else:
                 self.report.failed.append((question.name, error.message))
         self.progress(1)

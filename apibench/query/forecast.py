@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from apibench.query.account import REAL
+
 
 @dataclass(frozen=True)
 class Before:
@@ -21,7 +23,8 @@ NOTHING_BEFORE = Before()
 class Plan:
     """What a query would send: images in all, those that are not sent again, calls left, and what they are bounded by.
 
-    ``price``: US dollars an image, None where no list knows it. ``rate``: calls a second, None for no limit.
+    ``price``: US dollars an image, None where no list knows it. ``rate``: calls a second, None for no limit. ``note``: one more
+    word for whoever asks.
     """
 
     provider: str
@@ -36,6 +39,7 @@ class Plan:
     max_calls: int | None = None
     max_cost: float | None = None
     before: Before = NOTHING_BEFORE
+    note: str = ""
 
     @property
     def cost(self) -> float | None:
@@ -50,13 +54,16 @@ class Plan:
     def __str__(self) -> str:
         return (
             f"{self.provider}: {self.images} images, {self.stored} stored, {self.calls} calls to send "
-            f"({self._cost}{self._time}){self._caps}"
+            f"({self._cost}{self._time}){self._caps}{f'; {self.note}' if self.note else ''}"
         )
 
     @property
     def _cost(self) -> str:
-        if self.origin not in ("live", "custom"):
-            return f"{self.origin}: costs nothing"
+        if self.origin not in REAL:
+            rehearsed = (
+                f"; --max-cost counts the list price, about {dollars(self.cost)}, as a rehearsal" if self.cost else ""
+            )
+            return f"{self.origin}: costs nothing{rehearsed}"
         if self.cost is None:
             return "price unknown"
         return f"about {dollars(self.cost)} by the list of {self.prices_as_of}, retries and free quotas not counted"

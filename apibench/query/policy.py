@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from tenacity import RetryCallState
 from tenacity.wait import wait_random_exponential
@@ -13,6 +14,14 @@ RETRIED = frozenset({ErrorKind.THROTTLED, ErrorKind.TRANSIENT, ErrorKind.PROTOCO
 STOPS_THE_RUN = frozenset({ErrorKind.CREDENTIALS, ErrorKind.QUOTA})
 # What may be the fault of one image of a batch, and be said of all: they are asked about one at a time.
 PERHAPS_OF_ONE = frozenset({ErrorKind.REJECTED, ErrorKind.PROTOCOL})
+
+
+class OnUncertain(StrEnum):
+    """What becomes of an image whose answer may have been lost, and billed (``--on-uncertain``)."""
+
+    ASK_AGAIN = "ask-again"  # once an image, over all starts of its campaign; then it is left
+    STOP = "stop"  # it is left at once
+    INSIST = "insist"  # once more in every start, whatever was lost before
 
 
 class AgainError(Exception):
@@ -27,7 +36,7 @@ class AgainError(Exception):
 class RetryPolicy:
     """At most ``attempts`` requests an image and run; waits grow from ``first`` to ``longest`` seconds, with jitter.
 
-    A request whose answer was lost may have been billed: an image is asked about again after ``uncertain`` of those in a run.
+    A request whose answer was lost may have been billed: an image is asked about again after at most ``uncertain`` of those.
     """
 
     attempts: int = 5
@@ -35,6 +44,10 @@ class RetryPolicy:
     first: float = 0.5
     longest: float = 30.0
     longest_retry_after: float = 300.0
+
+    def most_lost(self, on_uncertain: OnUncertain) -> int:
+        """So many answers of an image may have been lost, and it is still asked about."""
+        return 0 if on_uncertain is OnUncertain.STOP else self.uncertain
 
     def wait(self, state: RetryCallState) -> float:
         """Seconds until the next attempt: what the vendor asked for, else exponential back-off with full jitter."""

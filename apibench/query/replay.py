@@ -1,9 +1,9 @@
 """Recordings played: the provider's own SDK asks a server on loopback that answers what was once answered.
 
 Everything but the vendor is the same as live: engine, adapter, SDK, sockets, store. Keys are the fake ones of emulation, and
-nothing can leave this machine. One request is played at a time, so there is never a doubt which recorded reply is its own; that
-it is the request that was recorded is seen by the image, which must be in it, plain or as base64, byte for byte. Of several
-replies to one request (throttled, then answered) each is played once, in order.
+nothing can leave this machine. Which recorded reply is a request's own is seen by its images, which must be in it, plain or as
+base64, byte for byte; so several may be asked at a time, and those that share an image wait for each other. Of several replies to
+one request (throttled, then answered) each is played once, in order.
 
 An answer's origin is ``replay of live`` (or of whatever was recorded): never ``live``, so that nothing played can be mistaken for
 what a vendor says now, nor share a row of the store or of a table with it. It costs nothing.
@@ -14,8 +14,8 @@ from __future__ import annotations
 import base64
 import threading
 from collections import defaultdict, deque
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -102,11 +102,11 @@ class Replay:
         return _Replaying(inner, self)
 
     def play(self, inner: Provider, images: Sequence[EncodedImage]) -> list[Outcome]:
-        with self._server.turn:
+        with self._server.expecting([image.data for image in images]) as expected:
             entries = self._tape.get(tuple(image.sha256 for image in images))
             if not entries:
                 return [self._lacking(images, asked_before=entries is not None)] * len(images)
-            self._server.next = (entries.popleft().exchange, [image.data for image in images])
+            expected.reply = entries.popleft().exchange
             return inner.label(images)
 
     def _lacking(self, images: Sequence[EncodedImage], *, asked_before: bool) -> ProviderError:
@@ -114,8 +114,19 @@ class Replay:
         what = "no further reply" if asked_before else "no reply"
         together = " in one request" if len(images) > 1 else ""
         # QUOTA: what there is has been used up, and the run ends.
-        message = f"{self.path}: {what} recorded about {names}{together}"
+        message = f"{self.path}: {what} recorded about {names}{together}{self._why(images, asked_before)}"
         return ProviderError(ErrorKind.QUOTA, message, code=CODE, sent=False)
+
+    def _why(self, images: Sequence[EncodedImage], asked_before: bool) -> str:
+        """What may be done about it."""
+        missing = len(self.missing(self._names))
+        if missing:
+            return f" ({missing} of {len(self._names)} images are not in it; --record adds them)"
+        if asked_before:
+            return " (it is played already; every reply is played once a start)"
+        if not self.missing([image.sha256 for image in images]):
+            return " (it was asked about with others; give the --batch that was recorded)"
+        return ""
 
     def _name(self, sha256: str) -> str:
         return self._names.get(sha256, f"image {sha256[:12]}")
@@ -160,14 +171,25 @@ class _Replaying:
         self._inner.close()
 
 
+@dataclass(eq=False)
+class _Expected:
+    """A request on its way: its images, each with its base64, and what it is answered; None: nothing."""
+
+    images: dict[bytes, bytes]
+    reply: Exchange | None = None
+
+    def is_in(self, body: bytes) -> bool:
+        return all(plain in body or coded in body for plain, coded in self.images.items())
+
+
 class _Server:
-    """A loopback server of one wire that gives one prepared reply at a time, to a request that holds the images it is about."""
+    """A loopback server of one wire that gives prepared replies, each once, to the requests that hold the images it is about."""
 
     def __init__(self, wire: WireKind) -> None:
         self._wire = wire
         self._stack = ExitStack()
-        self.turn = threading.Lock()
-        self.next: tuple[Exchange | None, list[bytes]] | None = None
+        self._expected: list[_Expected] = []
+        self._changed = threading.Condition()
         self.url = ""
 
     def start(self) -> None:
@@ -191,15 +213,30 @@ class _Server:
     def stop(self) -> None:
         self._stack.close()
 
+    @contextmanager
+    def expecting(self, images: list[bytes]) -> Iterator[_Expected]:
+        """A request about these images is about to come. Waits for those on their way that share one of them."""
+        mine = _Expected({data: base64.b64encode(data) for data in images})
+        with self._changed:
+            self._changed.wait_for(lambda: not any(one.images.keys() & mine.images.keys() for one in self._expected))
+            self._expected.append(mine)
+        try:
+            yield mine
+        finally:
+            with self._changed:
+                self._expected.remove(mine)
+                self._changed.notify_all()
+
     def _answer(self, request: Request) -> Reply | None:
-        """The prepared reply; None, which drops the connection, where it was lost, or where this is not the request it is for."""
+        """The prepared reply; None, which drops the connection, where it was lost, or where this is no request that it is for."""
         from apibench.emulator.wire import Reply, RpcError
 
-        prepared, self.next = self.next, None
-        exchange, images = prepared or (None, [])
-        if exchange is None or not all(
-            data in request.body or base64.b64encode(data) in request.body for data in images
-        ):
+        with self._changed:
+            expected = next((one for one in self._expected if one.is_in(request.body)), None)
+            exchange = None
+            if expected is not None:
+                exchange, expected.reply = expected.reply, None
+        if exchange is None:
             return None
         if exchange.rpc is not None:
             return Reply(0, b"", rpc=RpcError(*exchange.rpc))

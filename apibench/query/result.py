@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from apibench.errors import ExitCode
-from apibench.query.store import Key, ResponseStore
+from apibench.query.policy import OnUncertain, RetryPolicy
+from apibench.query.store import Key, Lost, ResponseStore
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class HaltReason(StrEnum):
 class QueryReport:
     """What a run did. ``failed``, ``rejected`` and ``left`` are (image, reason); ``sent`` counts requests put on the wire.
 
-    ``left``: images that are not asked about again because an answer of theirs was lost (``--on-uncertain stop``).
+    ``left``: images that are not asked about again because an answer of theirs, or a second one, may have been lost.
     ``versions``: how many stored answers each model version gave under the key, the earlier ones included.
     """
 
@@ -53,11 +54,16 @@ class QueryReport:
 
     @classmethod
     def before(
-        cls, questions: Mapping[str, Question], store: ResponseStore, key: Key, *, ask_again: bool = True
+        cls,
+        questions: Mapping[str, Question],
+        store: ResponseStore,
+        key: Key,
+        on_uncertain: OnUncertain = OnUncertain.ASK_AGAIN,
+        policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - it is frozen
     ) -> QueryReport:
         """The report of a run that has sent nothing yet: what is stored, and what is not sent again, with the reason."""
         settled, refusals = store.settled(key), store.refusals(key)
-        lost = {} if ask_again else store.uncertain(key)
+        lost = left_before(store, key, on_uncertain, policy)
         return cls(
             images=len(questions),
             stored=sum(settled.get(sha256) == "answered" for sha256 in questions),
@@ -67,9 +73,7 @@ class QueryReport:
                 if settled.get(sha256) == "rejected"
             ],
             left=[
-                (question.name, f"left uncertain: {lost[sha256]}")
-                for sha256, question in questions.items()
-                if sha256 in lost
+                (question.name, left_as(lost[sha256].last)) for sha256, question in questions.items() if sha256 in lost
             ],
             versions=Counter(store.versions(key)),
         )
@@ -83,6 +87,16 @@ class QueryReport:
     def problems(self) -> list[tuple[str, str]]:
         """Every image that has no answer although there was a question, and why."""
         return self.failed + self.rejected + self.rejected_before + self.left
+
+    @property
+    def hint(self) -> str | None:
+        """How to ask all the same, where images are left."""
+        if not self.left:
+            return None
+        return (
+            f"{len(self.left)} left uncertain: their answers may have been lost, and billed; "
+            f"--on-uncertain {OnUncertain.INSIST} asks about each once more, and may pay for it again"
+        )
 
     @property
     def model_change(self) -> str | None:
@@ -102,3 +116,16 @@ class QueryReport:
         if self.halted is not None:
             return ExitCode.SOME_FAILED if self.answered else ExitCode.NOTHING_DONE
         return ExitCode.SOME_FAILED if self.problems else ExitCode.DONE
+
+
+def left_before(store: ResponseStore, key: Key, on_uncertain: OnUncertain, policy: RetryPolicy) -> dict[str, Lost]:
+    """The images that are not asked about because of what earlier starts lost, by SHA-256."""
+    if on_uncertain is OnUncertain.INSIST:
+        return {}
+    most = policy.most_lost(on_uncertain)
+    return {sha256: lost for sha256, lost in store.uncertain(key).items() if lost.times > most}
+
+
+def left_as(reason: str) -> str:
+    """What stands beside an image that is left."""
+    return f"left uncertain: {reason}"

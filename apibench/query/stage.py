@@ -15,15 +15,15 @@ from apibench import defaults
 from apibench.errors import ApibenchError
 from apibench.imageset import ImageSet
 from apibench.progress import Progress
-from apibench.query import preflight, pricing, registry
+from apibench.query import preflight, pricing, probe, registry
 from apibench.query.cassette import Recorder
 from apibench.query.contract import Adapter, Provider, ProviderError, ProviderInfo, ProviderOptions
 from apibench.query.engine import Engine
 from apibench.query.forecast import NOTHING_BEFORE, Before, Plan
-from apibench.query.policy import RetryPolicy
+from apibench.query.policy import OnUncertain, RetryPolicy
 from apibench.query.redact import redact
 from apibench.query.replay import Replay, Tape
-from apibench.query.result import QueryReport, Question
+from apibench.query.result import QueryReport, Question, left_before
 from apibench.query.store import Key, ResponseStore, canonical
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ class QuerySettings:
 
     ``emulated`` asks a local emulator with fake keys: one of its own, whose network is ``target``, or the one that already
     runs at ``endpoint`` (the port of the provider's own wire). Without it, ``endpoint`` is asked with the user's own keys.
-    ``max_calls`` and ``max_cost`` (US dollars) are of the campaign in its store, over all starts and providers. ``ask_again``:
-    whether an image is asked about again whose answer may have been lost. ``batch``: images a request, as far as the provider
+    ``max_calls`` and ``max_cost`` (US dollars) are of the campaign in its store, over all starts and providers. ``on_uncertain``:
+    what becomes of an image whose answer may have been lost. ``batch``: images a request, as far as the provider
     takes so many. ``concurrency`` None: as many requests at a time as the provider's rate needs where an answer takes a second.
     ``record``: a cassette that what is said is written to; ``replay``: one that answers, in nobody's stead and for nothing.
     """
@@ -53,7 +53,7 @@ class QuerySettings:
     endpoint: str | None = None
     max_calls: int | None = None
     max_cost: float | None = None
-    ask_again: bool = True
+    on_uncertain: OnUncertain = OnUncertain.ASK_AGAIN
     batch: int = 1
     concurrency: int | None = None
     timeout: float = 30.0
@@ -112,9 +112,8 @@ def plan(images: Sequence[ImageSet], store: Path, query: QuerySettings) -> Plan:
 
 def _plan(sha256s: set[str], store: ResponseStore, key: Key, query: QuerySettings) -> Plan:
     done = set(store.settled(key))
-    if not query.ask_again:
-        done |= set(store.uncertain(key))
-    before = Before(store.calls(query.campaign), store.spent(query.campaign))
+    done |= set(left_before(store, key, query.on_uncertain, query.policy))
+    before = Before(store.calls(query.campaign), store.spent(query.campaign, real=key.is_real))
     return estimate(query, len(sha256s), len(sha256s & done), before)
 
 
@@ -139,14 +138,28 @@ def estimate(query: QuerySettings, images: int, stored: int = 0, before: Before 
         max_calls=query.max_calls,
         max_cost=query.max_cost,
         before=before,
+        note=_note(adapter, query),
     )
 
 
+def _note(adapter: Adapter, query: QuerySettings) -> str:
+    """What of a query does not hold for this provider."""
+    most = adapter.info.max_batch
+    if query.batch <= most:
+        return ""
+    takes = "one image" if most == 1 else f"at most {most} images"
+    return f"--batch {query.batch} does not hold for it: it takes {takes} a request"
+
+
 def _price(adapter: Adapter, query: QuerySettings) -> float | None:
-    """US dollars an image. Raises ApibenchError where there is none, and a cap on what is spent."""
+    """US dollars an image: of an emulator's only where a cap on them is rehearsed.
+
+    Raises ApibenchError where there is none, and a cap on what is spent.
+    """
     price = pricing.price_of_image(query.provider, query.prices)
     pricing.unbilled(query.provider, query.prices)
-    if query.pretended or (not adapter.info.hosts and query.endpoint is None):
+    rehearsed = query.emulated and query.max_cost is not None
+    if (query.pretended and not rehearsed) or (not adapter.info.hosts and query.endpoint is None):
         return 0.0
     if price is None and query.max_cost is not None:
         raise ApibenchError(
@@ -178,7 +191,7 @@ def query_images(
     key = _key(adapter, query, *_expected(adapter, query))
     unique = {question.sha256: question for question in questions}
     # Nothing to send: the store stays untouched, no network is loaded and no credentials are asked for.
-    before = _look(store, key, unique, images, ask_again=query.ask_again)
+    before = _look(store, key, unique, images, query)
     if before is not None and before.open == 0:
         return before
     # Connected first: without credentials not even an empty store is made.
@@ -194,7 +207,8 @@ def query_images(
         if recorder is not None:
             provider = recorder.provider(provider, key, adapter.wire(query.options()))
         say(f"forecast: {_plan(set(unique), opened, key, query)}")
-        bar = Progress(range(len(questions)), f"query {query.provider}", unit="image")
+        limits = provider.info.limits.over(adapter.wire(query.options()))
+        bar = Progress(range(len(unique)), f"query {query.provider}", unit="image")
         engine = Engine(
             provider,
             opened,
@@ -205,10 +219,11 @@ def query_images(
             batch=query.batch,
             concurrency=query.at_a_time(provider.info),
             per_second=query.rate(provider.info),
-            ask_again=query.ask_again,
+            on_uncertain=query.on_uncertain,
             unbilled=pricing.unbilled(query.provider, query.prices),
             policy=query.policy,
-            prepare=preflight.prepare(provider.info.title, provider.info.limits.over(adapter.wire(query.options()))),
+            prepare=preflight.prepare(provider.info.title, limits),
+            limits=limits,
             progress=bar.advance,
         )
         with bar:
@@ -216,12 +231,12 @@ def query_images(
 
 
 def _look(
-    store: Path, key: Key, questions: Mapping[str, Question], images: Sequence[ImageSet], *, ask_again: bool
+    store: Path, key: Key, questions: Mapping[str, Question], images: Sequence[ImageSet], query: QuerySettings
 ) -> QueryReport | None:
     """What a store has on these images; None where there is no sound store yet. Untouched, unless the images have moved."""
     try:
         with ResponseStore.open(store, read_only=True) as reader:
-            report = QueryReport.before(questions, reader, key, ask_again=ask_again)
+            report = QueryReport.before(questions, reader, key, query.on_uncertain, query.policy)
             moved = not all(reader.remembers(images_) for images_ in images)
     except ApibenchError:
         return None  # absent, cut off in its making, or no store: opening it for writing mends it or says so
@@ -324,6 +339,8 @@ def _connect(
         except Exception as error:  # noqa: BLE001 - an SDK raises what it likes; what it says may hold secrets
             why = redact(f"{type(error).__name__}: {error}")
             raise ApibenchError(f"{query.provider}: no client can be made ({why})") from None
+        if query.emulated and query.endpoint is not None:
+            probe.check_emulator(query.endpoint, adapter.wire(query.options()), query.provider)
         yield replay.provider(provider) if replay is not None else provider
 
 

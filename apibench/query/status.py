@@ -96,7 +96,7 @@ class Standing:
         ]
 
     def _spent(self) -> str:
-        if self.key.origin not in ("live", "custom"):
+        if not self.key.is_real:
             return f"nothing ({self.key.origin})"
         total = dollars(self.spent + self.perhaps)
         return f"{total}: {dollars(self.spent)} for certain, {dollars(self.perhaps)} perhaps"
@@ -129,7 +129,7 @@ def describe(store: ResponseStore, prices: Path | None = None, provider: str | N
         return [f"{store.path}: nothing was asked{f' of {provider}' if provider else ''} yet"]
     lines = [line for one in shown for line in one.lines()]
     tables = defaultdict(list)
-    for name in sorted({one.key.provider for one in shown if one.key.origin in ("live", "custom")}):
+    for name in sorted({one.key.provider for one in shown if one.key.is_real}):
         tables[str(pricing.unbilled(name, prices))].append(name)
     if tables:
         lines.append(f"Prices are list prices of {pricing.dated(prices)}. Every error counts as spent, but for these:")

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from apibench.errors import ApibenchError
 from apibench.imageset import ImageSet
 from apibench.query import schema
+from apibench.query.account import REAL, Account, Accounts
 from apibench.query.contract import Answer, Label, ProviderError
 
 # What an attempt is given that a crash left without an outcome.
@@ -40,6 +41,19 @@ class Key:
     def values(self) -> tuple[str, str, str, str]:
         return self.campaign, self.provider, self.origin, self.settings
 
+    @property
+    def is_real(self) -> bool:
+        """Whether its answers cost money: not those of an emulator, a recording or this machine."""
+        return self.origin in REAL
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Of one image: how many of its answers may have been lost, over all starts, and what happened last."""
+
+    times: int
+    last: str
+
 
 class CapReachedError(Exception):
     """A request would go over a cap, and is not to be sent. ``str`` is the option with its value."""
@@ -53,6 +67,7 @@ class ResponseStore:
         self._connection = connection
         self._lock = lock
         self._mutex = threading.Lock()
+        self._accounts = Accounts()
 
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False) -> ResponseStore:
@@ -149,16 +164,20 @@ class ResponseStore:
             ).fetchall()
         return {sha256: message or "refused" for sha256, message in rows}
 
-    def uncertain(self, key: Key) -> dict[str, str]:
-        """Images without an outcome of which an answer may have been lost: SHA-256 to what happened last."""
+    def uncertain(self, key: Key) -> dict[str, Lost]:
+        """Images without an outcome of which an answer may have been lost, by SHA-256."""
         with self._mutex:
-            rows = self._connection.execute(
-                "SELECT sha256, error_message FROM attempts WHERE campaign = ? AND provider = ? AND origin = ? "
-                "AND settings = ? AND (outcome = 'uncertain' OR outcome IS NULL) ORDER BY id",
+            rows = self._connection.execute(  # of the row that MAX picks is the message too
+                "SELECT sha256, COUNT(*), error_message, MAX(id) FROM attempts WHERE campaign = ? AND provider = ? "
+                "AND origin = ? AND settings = ? AND (outcome = 'uncertain' OR outcome IS NULL) GROUP BY sha256",
                 key.values(),
             ).fetchall()
         settled = self.settled(key)
-        return {sha256: message or "no answer yet" for sha256, message in rows if sha256 not in settled}
+        return {
+            sha256: Lost(count, message or "no answer yet")
+            for sha256, count, message, _ in rows
+            if sha256 not in settled
+        }
 
     def versions(self, key: Key) -> dict[str, int]:
         """How many answers each model version gave under a key; without those that name none."""
@@ -173,12 +192,12 @@ class ResponseStore:
     def calls(self, campaign: str) -> int:
         """Requests put on the wire for a campaign so far, retries and uncertain ones included; not those never sent."""
         with self._mutex:
-            return _calls(self._connection, campaign)
+            return Account.counted(self._connection, campaign).calls
 
-    def spent(self, campaign: str) -> float:
-        """US dollars by list price of what a campaign was billed, or may have been."""
+    def spent(self, campaign: str, *, real: bool = True) -> float:
+        """US dollars by list price of what a campaign was billed, or may have been; with ``real`` False, of its rehearsals."""
         with self._mutex:
-            return _spent(self._connection, campaign)
+            return Account.counted(self._connection, campaign).spent(real=real)
 
     def begin(
         self,
@@ -197,11 +216,14 @@ class ResponseStore:
         more than ``max_cost``: counted and written in one transaction, so that no concurrency goes one over.
         """
         with self._transaction() as cursor:
-            if cap is not None and _calls(cursor, key.campaign) >= cap:
+            account = self._accounts.of(cursor, key.campaign)
+            if cap is not None and account.calls >= cap:
                 raise CapReachedError(f"--max-calls {cap}")
             # Sums of prices are not exact; a billionth of a dollar is nobody's cap.
-            if max_cost is not None and _spent(cursor, key.campaign) + (price or 0) * len(sha256s) > max_cost + 1e-9:
+            costs = account.spent(real=key.is_real) + (price or 0) * len(sha256s)
+            if max_cost is not None and costs > max_cost + 1e-9:
                 raise CapReachedError(f"--max-cost {max_cost:g}")
+            account.begun(len(sha256s), price, real=key.is_real)
             request = _next_id(cursor)
             ids = range(request, request + len(sha256s))
             cursor.executemany(
@@ -217,12 +239,15 @@ class ResponseStore:
     def record_unsent(self, key: Key, sha256: str, error: ProviderError) -> None:
         """Store an outcome for which there was no request: an image that the provider's own limits exclude."""
         with self._transaction() as cursor:
-            id_ = _next_id(cursor)
+            account, id_ = self._accounts.of(cursor, key.campaign), _next_id(cursor)
             cursor.execute(
                 "INSERT INTO attempts (id, campaign, provider, origin, settings, sha256, started_at, request) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (id_, *key.values(), sha256, now(), id_),
             )
+            account.begun(
+                1, None, real=key.is_real
+            )  # and taken back in the next line, where it is seen that it was not sent
             self._finish(cursor, id_, "error", error, 0.0, sent=False, billing="no")
 
     def record_answer(self, attempt: int, answer: Answer, latency: float) -> None:
@@ -250,8 +275,8 @@ class ResponseStore:
         with self._transaction() as cursor:
             self._finish(cursor, attempt, "uncertain" if lost else "error", error, latency, error.sent, billing)
 
-    @staticmethod
     def _finish(
+        self,
         cursor: sqlite3.Cursor,
         attempt: int,
         outcome: str,
@@ -270,6 +295,7 @@ class ResponseStore:
         )
         if cursor.rowcount != 1:
             raise AssertionError(f"attempt {attempt} has an outcome already")
+        self._accounts.ended(cursor, attempt, sent=sent, billed=billing != "no")
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -294,6 +320,7 @@ class ResponseStore:
                 yield cursor
                 cursor.execute("COMMIT")
             except BaseException as error:
+                self._accounts.forget()
                 if self._connection.in_transaction:
                     self._connection.rollback()
                 if isinstance(error, sqlite3.Error):
@@ -307,20 +334,6 @@ class ResponseStore:
 
 def _next_id(cursor: sqlite3.Cursor) -> int:
     return int(cursor.execute("SELECT COALESCE(MAX(id), 0) + 1 FROM attempts").fetchone()[0])
-
-
-def _calls(connection: sqlite3.Connection | sqlite3.Cursor, campaign: str) -> int:
-    found = connection.execute(
-        "SELECT COUNT(DISTINCT request) FROM attempts WHERE campaign = ? AND sent = 1", (campaign,)
-    ).fetchone()
-    return int(found[0])
-
-
-def _spent(connection: sqlite3.Connection | sqlite3.Cursor, campaign: str) -> float:
-    found = connection.execute(
-        "SELECT SUM(price) FROM attempts WHERE campaign = ? AND sent = 1 AND billing IS NOT 'no'", (campaign,)
-    ).fetchone()
-    return float(found[0] or 0.0)
 
 
 def labels_to_json(labels: Iterable[Label]) -> str:
