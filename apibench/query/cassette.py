@@ -226,7 +226,8 @@ class Recorder:
 
     def close(self) -> None:
         """Close. Where nothing was said there is no file, unless there was one before."""
-        self._file.close()
+        with suppress(OSError):  # what could not be written is told already, and closing tries again
+            self._file.close()
         with suppress(OSError):
             if self._is_new and self.path.stat().st_size == 0:
                 self.path.unlink()
