@@ -17,7 +17,9 @@ from apibench.commands.attacks import attacks
 from apibench.commands.controls import controls
 from apibench.commands.emulate import emulate
 from apibench.commands.evaluate import evaluate
+from apibench.commands.export import export
 from apibench.commands.generate import generate
+from apibench.commands.labels import labels
 from apibench.commands.purifiers import purifiers
 from apibench.commands.purify import purify
 from apibench.commands.query import query
@@ -40,6 +42,7 @@ def cli() -> None:
       query      images            -> stored responses of a provider (or of the local emulator)
       report     stored responses  -> tables, a picture and an HTML page
       run        a recipe (TOML)   -> all of it
+      export     stored responses  -> a folder that can be published, without keys
 
     \b
     Try it offline, with no keys:   apibench run demo.toml
@@ -61,7 +64,9 @@ COMMANDS = (
     controls,
     emulate,
     evaluate,
+    export,
     generate,
+    labels,
     purifiers,
     purify,
     query,
