@@ -6,20 +6,50 @@ import html
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 
 # What Markdown gives a meaning to within a line. "<", ">" and "&" are dealt with as HTML; "_" has none inside a word.
 _MARKDOWN = re.compile(r"([\\`*\[\]#|~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))")
+# What LaTeX gives a meaning to. "[" has one at the start of a table's row; quotes and dashes would be joined to others.
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "'": "{'}",
+    "`": "{`}",
+    "-": "{-}",
+    "[": "{[}",
+    "]": "{]}",
+    **{character: "\\" + character for character in "&%$#_{}"},
+    "−": r"\ensuremath{-}",
+    "×": r"\ensuremath{\times}",
+    "≤": r"\ensuremath{\leq}",
+    "→": r"\ensuremath{\rightarrow}",
+    "·": r"\ensuremath{\cdot}",
+    "–": "--",
+    "…": r"\ldots{}",
+}
+# The letters beyond ASCII that the T1 encoding has.
+_T1 = frozenset(
+    "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÐÑÒÓÔÕÖØÙÚÛÜÝÞßàáâãäåæçèéêëìíîïðñòóôõöøùúûüýþÿĂăĄąĆćČčĎďĐđĘęĚěĞğĹĺĽľŁłŃńŇňŐőŒœŔŕŘřŚśŞşŠšŢţŤťŮůŰűŸŹźŻżŽž"
+)
 # A cell that begins with one of these is a formula to a spreadsheet; the wide forms are to some.
 _FORMULA = tuple("=+-@＝＋－＠")
 
 
 def plain(text: object, limit: int | None = None) -> str:
     """One line without control, format or private characters (no terminal escapes, no reversed text), cut to ``limit``."""
-    kept = "".join(
-        " " if unicodedata.category(character)[0] == "Z" or character in "\t\n\r\v\f" else character
-        for character in unicodedata.normalize("NFC", str(text))
-        if unicodedata.category(character)[0] != "C" or character in "\t\n\r\v\f"
-    )
+    kept = str(text)
+    if not (kept.isascii() and kept.isprintable()):  # most of what a report prints has nothing to take out
+        kept = "".join(
+            " " if unicodedata.category(character)[0] == "Z" or character in "\t\n\r\v\f" else character
+            for character in unicodedata.normalize("NFC", kept)
+            if unicodedata.category(character)[0] != "C" or character in "\t\n\r\v\f"
+        )
     line = " ".join(kept.split())
     return line if limit is None or len(line) <= limit else line[: limit - 1].rstrip() + "…"
 
@@ -31,8 +61,28 @@ def markdown(text: object, limit: int | None = None) -> str:
     return escaped.replace("://", "&#58;//").replace("www.", "www&#46;").replace("@", "&#64;")
 
 
+def latex(text: object, limit: int | None = None) -> str:
+    """Text for a LaTeX document in the T1 encoding: it shows as it is and is never a command.
+
+    A character that T1 has no letter for is written as its code point, "U+732B", so that different names stay different.
+    """
+    # Two commas would be a quotation mark.
+    return "".join(_latex_character(character) for character in plain(text, limit)).replace(",,", ",{},")
+
+
+def _latex_character(character: str) -> str:
+    if character in _LATEX:
+        return _LATEX[character]
+    return character if character.isascii() or character in _T1 else f"U+{ord(character):04X}"
+
+
 def spreadsheet(text: object) -> str:
     """Text for a CSV cell: a cell that a spreadsheet would calculate gets an apostrophe before it."""
+    return _spreadsheet(str(text))
+
+
+@lru_cache(maxsize=1 << 14)  # a large CSV says the same few things in most of its cells
+def _spreadsheet(text: str) -> str:
     line = plain(text)
     return "'" + line if line.startswith(_FORMULA) else line
 

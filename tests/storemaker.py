@@ -20,10 +20,21 @@ class StoreMaker:
         self.path = path
         self.store = ResponseStore.open(path)
 
-    def image(self, source: str, variant: str, *, folder: str = "set", file: str = "x.png", data: bytes = b"") -> str:
-        """List an image. Its hash is that of ``data``, or of its name where it has no file."""
+    def image(
+        self,
+        source: str,
+        variant: str,
+        *,
+        folder: str = "set",
+        file: str = "x.png",
+        data: bytes = b"",
+        truth: int | None = None,
+        truth_from: str = "given",
+    ) -> str:
+        """List an image. Its hash is that of ``data``, or of its name where it has no file. ``truth``: its ImageNet class."""
         sha256 = hashlib.sha256(data or f"{source} {variant} {folder}".encode()).hexdigest()
-        record = ImageRecord(f"image-{source}", file, sha256, sha256, 16, 16, None, None, source, variant)
+        label_source = None if truth is None else truth_from
+        record = ImageRecord(f"image-{source}", file, sha256, sha256, 16, 16, truth, label_source, source, variant)
         self.store.remember(ImageSet(self.path.parent / folder, [record]))
         return sha256
 
@@ -43,9 +54,11 @@ class StoreMaker:
         folder: str = "set",
         file: str = "x.png",
         data: bytes = b"",
+        truth: int | None = None,
+        truth_from: str = "given",
     ) -> str:
         """Record one call. A label may be given by its name alone; scores then fall from 0.9 in steps of 0.1."""
-        sha256 = self.image(source, variant, folder=folder, file=file, data=data)
+        sha256 = self.image(source, variant, folder=folder, file=file, data=data, truth=truth, truth_from=truth_from)
         key = Key(campaign, provider, origin, settings)
         if sha256 in self.store.settled(key):
             return sha256  # an image with an answer is never sent again

@@ -132,7 +132,7 @@ def test_counts_money_and_bounds(known: Path, tmp_path: Path) -> None:
     assert "| clean    |        1 |          60.0 |         80.0 |" in bounds
     assert bounds.count("| attacked |") == 1  # the same images for every purifier
     # Every table says who answered.
-    assert report.count("EMULATED: answered by net-a") == 4
+    assert report.count("EMULATED: answered by net-a") == 5
 
 
 def test_every_share_can_be_counted_in_the_answers(known: Path, tmp_path: Path) -> None:
@@ -430,14 +430,15 @@ def test_difference_is_amplified_around_grey(with_files: Path, tmp_path: Path) -
 
 def test_running_twice_gives_the_same_bytes(with_files: Path, tmp_path: Path) -> None:
     def contents(folder: Path) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in folder.iterdir()}
+        return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
     before = with_files.read_bytes()
     write_report(with_files, tmp_path / "one")
     write_report(with_files, tmp_path / "two")
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
-    names = {"report.md", "index.html", "table.csv", "noise.csv", "answers.csv", "picture.png"}
-    assert set(contents(tmp_path / "one")) == names
+    names = {"report.md", "index.html", "table.csv", "noise.csv", "answers.csv", "picture.png", "provenance.json"}
+    names |= {f"tables/agreement-{ATTACK.replace('/', '-')}.{form}" for form in ("md", "csv", "tex")}
+    assert names <= set(contents(tmp_path / "one"))
     assert with_files.read_bytes() == before
     report = (tmp_path / "one" / "report.md").read_text(encoding="utf-8")
     assert str(tmp_path) not in report

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apibench.errors import ApibenchError
-from apibench.evaluation import cells, plots, tables
+from apibench.evaluation import cells, latex, plots, tables
 from apibench.evaluation.cells import RUN, display, slug
 from apibench.evaluation.comparison import Results
 from apibench.imageset import write_atomically
@@ -15,7 +15,7 @@ from apibench.imageset import write_atomically
 
 @dataclass(frozen=True)
 class Written:
-    """What was written: ``report.md``, ``accuracy.csv``, ``matched.csv`` and a plot an attack."""
+    """What was written: ``report.md``, ``accuracy.csv``, ``accuracy.tex``, ``matched.csv`` and a plot an attack."""
 
     report: Path
     plots: tuple[Path, ...]
@@ -48,6 +48,7 @@ def write(out: Path) -> Written:
     if drawn:
         text += "\n## Frontiers\n\n" + "\n\n".join(f"![{path.stem}]({path.name})" for path in drawn) + "\n"
     write_atomically(out / "accuracy.csv", tables.accuracy_csv(computed).encode())
+    write_atomically(out / "accuracy.tex", latex.accuracy(computed).encode())
     write_atomically(out / "matched.csv", tables.matched_csv(computed).encode())
     write_atomically(out / "report.md", text.encode())
     return Written(out / "report.md", tuple(drawn))

@@ -24,6 +24,7 @@ from apibench.evaluation.comparison import (
     Threat,
     known,
 )
+from apibench.grid import Grid
 
 MEAN = "mean"
 DEFINITIONS = (
@@ -104,6 +105,13 @@ class Tables:
         matched = {threat: comparison.matched(results, threat, reference) for threat in results.threats}
         return cls(results, reference, list(rows(results)), matched)
 
+    @property
+    def by_attack(self) -> dict[str, list[Row]]:
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(row.attack, []).append(row)
+        return found
+
 
 def markdown(tables: Tables, name: str, notes: Sequence[str], left_out: int = 0) -> str:
     """The whole document, headed by the primary comparison. ``left_out``: results of other recipes that lie beside these."""
@@ -113,35 +121,33 @@ def markdown(tables: Tables, name: str, notes: Sequence[str], left_out: int = 0)
         parts.append(f"Left out: {left_out} results in this folder that are of other recipes.")
     parts += _matched_section(tables)
     parts += _aware_section(results)
-    parts += ["## All settings", "### clean", _standard_table(results)]
-    table: dict[str, list[Row]] = {}
-    for row in tables.rows:
-        table.setdefault(row.attack, []).append(row)
-    for attack, members in table.items():
-        parts += [f"### {text.markdown(attack)}", _accuracy_table(members), *_caption(members)]
+    parts += ["## All settings", "### clean", standard_grid(results).markdown()]
+    for attack, members in tables.by_attack.items():
+        parts += [f"### {text.markdown(attack)}", accuracy_grid(members).markdown(), *_caption(members)]
     parts += ["## What was not run", "\n".join(f"- {line}" for line in [*not_run(results), *map(text.markdown, notes)])]
     return "\n\n".join(parts) + "\n"
 
 
-def _standard_table(results: Results) -> str:
+def standard_grid(results: Results) -> Grid:
     """Standard accuracy over all clean images, a column a classifier."""
     names = results.classifiers
-    head = ["purifier", "n", *([MEAN] if len(names) > 1 else []), *(text.markdown(display(name)) for name in names)]
+    head = ["purifier", "n", *([MEAN] if len(names) > 1 else []), *map(display, names)]
     body = []
     for setting in results.settings:
         everyone = results.accuracy(STANDARD, setting, names)
         own = [results.accuracy(STANDARD, setting, [name]) for name in names]
         numbers = [everyone, *own] if len(names) > 1 else own
-        body.append([text.markdown(setting.label), _count(everyone), *map(_accuracy, numbers)])
-    return text.table(head, body, right=(1,))
+        body.append([setting.label, _count(everyone), *map(_accuracy, numbers)])
+    return Grid(head, body, words=1, right=(1,))
 
 
-def _accuracy_table(members: Iterable[Row]) -> str:
+def accuracy_grid(members: Iterable[Row]) -> Grid:
+    """Standard and robust accuracy under one attack, a row a purifier and classifier."""
     head = ["purifier", "classifier", "n", "standard", "robust, blind", "robust, aware", "n aware"]
     body = [
         [
-            text.markdown(row.setting.label),
-            text.markdown(row.classifier if row.classifier == MEAN else display(row.classifier)),
+            row.setting.label,
+            row.classifier if row.classifier == MEAN else display(row.classifier),
             _count(row.blind),
             _accuracy(row.standard),
             _accuracy(row.blind),
@@ -150,7 +156,7 @@ def _accuracy_table(members: Iterable[Row]) -> str:
         ]
         for row in members
     ]
-    return text.table(head, body, right=(2, 6))
+    return Grid(head, body, words=2, right=(2, 6))
 
 
 def _caption(members: Sequence[Row]) -> list[str]:

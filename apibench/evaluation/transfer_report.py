@@ -15,6 +15,7 @@ from apibench.evaluation.cells import CLEAN, display
 from apibench.evaluation.comparison import Accuracy
 from apibench.evaluation.tables import MEAN, csv_text
 from apibench.evaluation.transfer_rates import Study, Success, Variant, Versus
+from apibench.grid import Grid, emphasised
 from apibench.imageset import write_atomically
 from apibench.metrics import Interval
 
@@ -29,6 +30,10 @@ DEFINITIONS = (
     "The mean of successes is that of the classifiers' rates, its numbers are sums. Gradients: of one network, an image. The "
     "strongest attack, by its success, comes first among those of its aim; a purified set is a row of its own."
 )
+LATEX_CAPTION = (
+    "Transfer of attacks, in per cent with 95 % intervals (Wilson's; of a mean over classifiers, a bootstrap over images). "
+    "*Attack success*: of the images that are right when clean, the share that is wrong under attack."
+)
 COMPARED = (
     "Attack success less that of *{}*, in points, paired over the images right when clean that both attacks have, with its 95 % "
     "interval: Newcombe's for one classifier, which has McNemar's exact p too, a bootstrap over images for the mean. Below 0 the "
@@ -38,7 +43,7 @@ COMPARED = (
 
 @dataclass(frozen=True)
 class Written:
-    """What was written: ``transfer.md``, ``transfer.csv``, the plots; ``main_table`` is for the terminal."""
+    """What was written: ``transfer.md``, ``transfer.csv``, ``transfer.tex``, the plots; ``main_table`` is for the terminal."""
 
     report: Path
     table: Path
@@ -68,11 +73,12 @@ def write(out: Path) -> Written:
     if drawn:
         document += "\n## Plots\n\n" + "\n\n".join(f"![{path.stem}]({path.name})" for path in drawn) + "\n"
     write_atomically(out / "transfer.csv", csv_text(*rows(study)).encode())
+    write_atomically(out / "transfer.tex", latex(study).encode())
     write_atomically(out / "transfer.md", document.encode())
     return Written(out / "transfer.md", out / "transfer.csv", tuple(drawn), main_table(study))
 
 
-def main_table(study: Study) -> str:
+def main_grid(study: Study) -> Grid:
     """A row a set, over the held-out classifiers, and over all where there is but one."""
     head = ["bound", "attack", "gradients", "n", "accuracy, %", "attack success, %", "target hit, %", WHITE_BOX]
     clean = study.clean(study.held_out)
@@ -83,12 +89,21 @@ def main_table(study: Study) -> str:
             numbers = [_n(accuracy), _accuracy(accuracy), _success(study.success(variant, study.held_out))]
             numbers.append(_success(study.target_hit(variant, study.held_out)))
             warning = WHITE_BOX if study.white_box(variant, *study.held_out) else ""
-            names = [text.markdown(bound or "–"), text.markdown(variant.label), _gradients(study, variant)]
-            body.append([*names, *numbers, warning])
+            body.append([bound or "–", variant.label, _gradients(study, variant), *numbers, warning])
     # Columns that say nothing of any set are left out.
     kept = [place for place, name in enumerate(head) if place < 6 or any(row[place] not in ("", "–") for row in body)]
     named = ["" if head[place] == WHITE_BOX else head[place] for place in kept]
-    return text.table(named, [[row[place] for place in kept] for row in body], right=(2, 3))
+    return Grid(named, [[row[place] for place in kept] for row in body], words=2, right=(2, 3))
+
+
+def main_table(study: Study) -> str:
+    return main_grid(study).markdown()
+
+
+def latex(study: Study) -> str:
+    """The main table for a paper."""
+    who = f"Over {', '.join(map(display, study.held_out))}."
+    return main_grid(study).latex(f"{emphasised(LATEX_CAPTION)} {text.latex(who)}", "tab:transfer")
 
 
 def markdown(study: Study, reference: str | None) -> str:

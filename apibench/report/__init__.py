@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from apibench.errors import ApibenchError
 from apibench.imageset import write_atomically
-from apibench.report import compare, document, frames, page, tables
+from apibench.report import against as changes
+from apibench.report import benchmark, compare, document, figures, frames, page, provenance, tables
 from apibench.report.picture import Files, draw
+from apibench.report.sheets import FOLDER
 
 __all__ = ["ReportFiles", "main_table", "write_report"]
 
@@ -18,7 +20,9 @@ __all__ = ["ReportFiles", "main_table", "write_report"]
 class ReportFiles:
     """What was written. ``picture`` is None where the image files are not at hand. ``main_table`` is for a terminal.
 
-    ``page`` is for a browser: one file that needs no other, and no network.
+    ``page`` is for a browser and needs no network: one file, of many pictures with ``index_files`` beside it. ``tables``: those
+    of the folder ``tables``, each as Markdown, CSV and LaTeX. ``changes``: what changed since what the report was set against,
+    in words, a line a provider.
     """
 
     report: Path
@@ -28,6 +32,8 @@ class ReportFiles:
     picture: Path | None
     page: Path
     main_table: str
+    tables: tuple[Path, ...] = ()
+    changes: str = ""
 
 
 def main_table(store: Path, campaign: str | None = None) -> str:
@@ -35,11 +41,12 @@ def main_table(store: Path, campaign: str | None = None) -> str:
     return tables.main_table(compare.rows(compare.answers(frames.read(store, campaign))))
 
 
-def write_report(store: Path, out: Path, campaign: str | None = None) -> ReportFiles:
-    """Write ``report.md``, ``index.html``, ``table.csv``, ``noise.csv``, ``answers.csv`` and ``picture.png`` into ``out``.
+def write_report(store: Path, out: Path, campaign: str | None = None, against: str | None = None) -> ReportFiles:
+    """Write a report into ``out``: ``report.md``, ``index.html``, ``table.csv`` and other tables, ``answers.csv``, a picture.
 
-    All campaigns of the store, each in rows of its own, or the one named. The same store and images give the same bytes.
-    Raises ApibenchError where the store cannot be read, or ``out`` cannot be written.
+    Of all campaigns of the store, each in rows of its own, or the one named. ``against``: a store (``STORE``, ``STORE:CAMPAIGN``)
+    or another campaign of this one, to say what changed since. The same store and images give the same bytes. Raises
+    ApibenchError where a store cannot be read, there is nothing to set against, or ``out`` cannot be written.
     """
     if out.exists() and not out.is_dir():
         raise ApibenchError(f"{out}: is not a folder; --out names the folder the report is written to")
@@ -49,23 +56,35 @@ def write_report(store: Path, out: Path, campaign: str | None = None) -> ReportF
     files = Files(store, found.images)
     noise = document.measure_noise(found, files)
     picture = draw(groups, files)
-    text = document.write(found, groups, rows, noise, picture, store.name, _sha256(store))
+    since = None if against is None else changes.compare_with(against, store, groups)
+    sheets = [*benchmark.sheets(groups), *([changes.sheet(since)] if since else [])]
+    drawn = figures.draw(found, groups, rows, files)
+    text = document.write(
+        found, groups, rows, noise, picture, store.name, provenance.sha256(store), sheets, since, drawn
+    )
 
     contents = {
         "table.csv": tables.table_csv(rows).encode(),
         "answers.csv": tables.answers_csv(groups).encode(),
         "noise.csv": document.noise_csv(noise).encode(),
     }
+    for sheet in sheets:
+        contents |= sheet.files
+    for figure in drawn:
+        contents |= figure.files
     if picture is not None:
         contents["picture.png"] = picture.png
     # The document comes last: where it is, what it refers to is there too.
     contents["report.md"] = text.encode()
-    page.write(out / "index.html", groups, rows, files)
+    pages = page.write(out / "index.html", groups, rows, files, found.truth())
     for name, data in contents.items():
         write_atomically(out / name, data)
+    _remove_earlier_tables(out, contents)
+    figures.remove_earlier(out, drawn)
     if picture is None:
         # One left by an earlier report would be taken for a picture of this store.
         (out / "picture.png").unlink(missing_ok=True)
+    provenance.write(out, store, campaign, map(str, found.images["folder"]), [*contents, *pages], **_about(since))
     return ReportFiles(
         report=out / "report.md",
         table=out / "table.csv",
@@ -74,9 +93,24 @@ def write_report(store: Path, out: Path, campaign: str | None = None) -> ReportF
         picture=out / "picture.png" if picture is not None else None,
         page=out / "index.html",
         main_table=tables.main_table(rows),
+        tables=tuple(out / name for name in contents if name.startswith(f"{FOLDER}/")),
+        changes=changes.in_words(since) if since else "",
     )
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _about(since: changes.Comparison | None) -> dict[str, dict[str, str]]:
+    """What the provenance says of what a report was set against."""
+    if since is None:
+        return {}
+    return {
+        "against": {"store": since.store.name, "sha256": provenance.sha256(since.store), "campaign": since.campaign}
+    }
+
+
+def _remove_earlier_tables(out: Path, written: Collection[str]) -> None:
+    """Take away tables of an earlier report into the same folder: they would be taken for tables of this store."""
+    for form in ("md", "csv", "tex"):
+        for kind in ("agreement-", "correct-", "class-", changes.NAME):
+            for path in sorted((out / FOLDER).glob(f"{kind}*.{form}")):
+                if f"{FOLDER}/{path.name}" not in written:
+                    path.unlink()

@@ -3,23 +3,36 @@
 An image is compared with its own clean version, answered by the same provider, origin, settings, campaign and model version.
 Labels that are returned parents of others are dropped first. A clean image without a label leaves the denominator; a variant
 that was refused, or answered without labels, disagrees; one that failed, or was not asked about, is left out and bounded.
+Where a photograph's ImageNet class was given, answers are compared with that too (:mod:`apibench.labels.match`); a clean image
+without a label then is as wrong as any other.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import pandas as pd
 
 from apibench import metrics
+from apibench.labels.match import LIMITS, match_within
 from apibench.query.contract import Label
-from apibench.report.frames import GROUP, StoreFrames
+from apibench.report.frames import GROUP, StoreFrames, epsilon
 
 K = 5
 NONE = "none"
+ABOUT = (
+    "campaign",
+    "provider",
+    "title",
+    "origin",
+    "network",
+    "model_version",
+    "settings",
+)  # of a group, in a CSV's columns
 
 
 @dataclass(frozen=True, order=True)
@@ -68,6 +81,30 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class Correctness:
+    """A variant's answers against the photographs' classes. ``flags``, for 1 and for ``K``: one entry per photograph of which a
+
+    class was given and the variant exists. ``success``: of those correct when clean, the share that no longer is.
+    """
+
+    flags: dict[int, dict[str, bool | None]]
+    top1: metrics.Proportion
+    topk: metrics.Proportion
+    success1: metrics.Proportion
+    successk: metrics.Proportion
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What became of the images of a variant: answered without a label, refused, never answered; of so many asked about."""
+
+    asked: int
+    empty: int
+    rejected: int
+    failed: int
+
+
+@dataclass(frozen=True)
 class Row:
     """One line of the table. ``attack`` is None where a group has no adversarial image.
 
@@ -91,21 +128,32 @@ class Row:
 
 
 class Answers:
-    """The answers of one group, by variant and source."""
+    """The answers of one group, by variant and source. ``truth``: the class (0 to 999) of each photograph that was given one."""
 
-    def __init__(self, group: Group, rows: Sequence[dict[str, Any]], listed: pd.DataFrame) -> None:
+    def __init__(
+        self,
+        group: Group,
+        rows: Sequence[dict[str, Any]],
+        listed: pd.DataFrame,
+        truth: Mapping[str, int] | None = None,
+    ) -> None:
         self.group = group
+        self.truth = truth or {}
         self.by_variant: dict[tuple[str, str], dict[str, Answer]] = {}
         for row in rows:
             self.by_variant.setdefault((row["attack"], row["purifier"]), {})[row["source"]] = _answer(row)
         clean = self.by_variant.get(("clean", NONE), {})
         self.clean = {source: answer.labels for source, answer in sorted(clean.items()) if answer.labels}
         self.clean_without_label = len(clean) - len(self.clean)
-        self.listed = {
-            variant: set(sources) & self.clean.keys()
+        self.listed_all = {
+            variant: set(sources)
             for variant, sources in listed.groupby(["attack", "purifier"])["source"]
             if variant in self.by_variant
         }
+        self.listed = {variant: sources & self.clean.keys() for variant, sources in self.listed_all.items()}
+        self._agreements: dict[tuple[str, str], Agreement] = {}
+        # Of the first label that names the class, its place; K where none does.
+        self._places: dict[tuple[str, str], dict[str, int]] = {}
 
     @property
     def attacks(self) -> list[str]:
@@ -130,6 +178,11 @@ class Answers:
         """None where no image of that variant was asked about."""
         if attack is None or (attack, purifier) not in self.by_variant:
             return None
+        if (attack, purifier) not in self._agreements:
+            self._agreements[attack, purifier] = self._agreement(attack, purifier)
+        return self._agreements[attack, purifier]
+
+    def _agreement(self, attack: str, purifier: str) -> Agreement:
         sources = sorted(self.listed.get((attack, purifier), set()))
         flags = {source: self.flag(attack, purifier, source) for source in sources}
         known = [(self.clean[s], self.labels(attack, purifier, s)) for s, flag in flags.items() if flag is not None]
@@ -141,6 +194,37 @@ class Answers:
             overlap=sum(overlaps) / len(overlaps) if overlaps else None,
             ties1=sum(metrics.tied_at(clean, 1) or metrics.tied_at(variant, 1) for clean, variant in known),
             tiesk=sum(metrics.tied_at(clean, 1) or metrics.tied_at(variant, K) for clean, variant in known),
+        )
+
+    def correct(self, attack: str, purifier: str, source: str, k: int = 1) -> bool | None:
+        """Whether one of that variant's first k labels, of at most ``K``, names the photograph's class. None: not known."""
+        answer = self.by_variant.get((attack, purifier), {}).get(source)
+        if source not in self.truth or answer is None or answer.outcome == "failed":
+            return None
+        places = self._places.setdefault((attack, purifier), {})
+        if source not in places:
+            names = [label.name for label in (answer.labels or ())[:K]]
+            places[source] = next((i for i, name in enumerate(names) if _names_class(name, self.truth[source])), K)
+        return places[source] < k
+
+    def correctness(self, attack: str, purifier: str) -> Correctness | None:
+        """None where that variant was not asked about, or no photograph of it was given a class."""
+        sources = sorted(self.listed_all.get((attack, purifier), set()) & self.truth.keys())
+        if not sources:
+            return None
+        flags = {k: {source: self.correct(attack, purifier, source, k) for source in sources} for k in (1, K)}
+        right = {k: [source for source in sources if self.correct("clean", NONE, source, k)] for k in (1, K)}
+        share = {k: metrics.proportion(list(flags[k].values())) for k in (1, K)}
+        taken = {k: metrics.complement(metrics.proportion([flags[k][source] for source in right[k]])) for k in (1, K)}
+        return Correctness(flags, share[1], share[K], taken[1], taken[K])
+
+    def outcomes(self, attack: str, purifier: str) -> Outcomes:
+        found = self.by_variant.get((attack, purifier), {}).values()
+        return Outcomes(
+            asked=len(found),
+            empty=sum(answer.outcome == "answered" and not answer.labels for answer in found),
+            rejected=sum(answer.outcome == "rejected" for answer in found),
+            failed=sum(answer.outcome == "failed" for answer in found),
         )
 
     def row(self, attack: str | None, purifier: str) -> Row:
@@ -156,15 +240,19 @@ class Answers:
         return Row(self.group, attack, purifier, clean, attacked, purified, paired, recovery)
 
 
+# Columns of what an answer is made from.
+_NEEDED = ["attack", "purifier", "source", "image_id", "sha256", "outcome", "error_kind", "error_code", "labels"]
+
+
 def answers(frames: StoreFrames) -> list[Answers]:
     """One :class:`Answers` per group, in the order of campaign, provider, origin, settings and model version."""
-    found = []
+    found, truth = [], frames.truth()
     for _, part in frames.outcomes.groupby([*GROUP, "model_version"], sort=True, dropna=False):
-        rows = part.to_dict("records")
-        first = rows[0]
+        first = part.iloc[0]
+        rows = [dict(zip(_NEEDED, values, strict=True)) for values in part[_NEEDED].itertuples(index=False, name=None)]
         names = {name: str(first[name]) for name in (*GROUP, "model_version", "title")}
         group = Group(network=first["network"] if isinstance(first["network"], str) else None, **names)
-        found.append(Answers(group, [{str(k): v for k, v in row.items()} for row in rows], frames.images))
+        found.append(Answers(group, rows, frames.images, truth))
     return found
 
 
@@ -181,6 +269,63 @@ def rows(groups: Iterable[Answers]) -> list[Row]:
                 found.append(group.row(attack, NONE))
             found += [group.row(attack, purifier) for purifier in purifiers]
     return found
+
+
+def records(groups: Iterable[Answers]) -> Iterator[dict[str, str | int | float | None]]:
+    """One record an image and group: the outcome, what it agrees with, and the first labels as compared.
+
+    ``agrees_top1`` and the like are 1, 0 or None (not known); ``class`` is the ImageNet class that the photograph was given.
+    """
+    for group in groups:
+        about: dict[str, str | int | float | None] = {name: getattr(group.group, name) for name in ABOUT}
+        for (attack, purifier), answers in sorted(group.by_variant.items()):
+            for _, answer in sorted(answers.items()):
+                yield about | _record(group, attack, purifier, answer)
+
+
+def frame(groups: Iterable[Answers]) -> pd.DataFrame:
+    """The same as a frame, for :mod:`apibench.metrics.frames`: flags are nullable booleans."""
+    found = pd.DataFrame(records(groups))
+    flags = [name for name in found if str(name).startswith(("agrees_", "correct_", "clean_correct_"))]
+    return found.astype(dict.fromkeys(flags, "Int8")).astype(dict.fromkeys(flags, "boolean"))
+
+
+def _record(group: Answers, attack: str, purifier: str, answer: Answer) -> dict[str, str | int | float | None]:
+    source, labels = answer.source, answer.labels or ()
+    clean = group.clean.get(source) if answer.outcome != "failed" else None
+    found: dict[str, str | int | float | None] = {
+        "image": answer.image_id,
+        "source": source,
+        "attack": attack,
+        "epsilon": epsilon(attack),
+        "purifier": purifier,
+        "sha256": answer.sha256,
+        "outcome": answer.outcome,
+        "error": answer.error,
+        "class": group.truth.get(source),
+        "agrees_top1": _as_int(group.flag(attack, purifier, source)),
+        f"agrees_top{K}": _as_int(group.flag(attack, purifier, source, K)),
+        f"overlap{K}": metrics.overlap_at_k(clean, labels, K) if clean else None,
+        "score_shift": metrics.score_shift(clean, labels) if clean else None,
+    }
+    for k in (1, K):
+        found[f"correct_top{k}"] = _as_int(group.correct(attack, purifier, source, k))
+        found[f"clean_correct_top{k}"] = _as_int(group.correct("clean", NONE, source, k))
+    found |= {"labels": len(labels), "tied_first": int(metrics.tied_at(labels, 1))}
+    for place in range(K):
+        label = labels[place] if place < len(labels) else None
+        found[f"label_{place + 1}"] = label.name if label else None
+        found[f"score_{place + 1}"] = label.score if label else None
+    return found
+
+
+def _as_int(flag: bool | None) -> int | None:
+    return None if flag is None else int(flag)
+
+
+@lru_cache(maxsize=1 << 16)  # the same label is given to many variants of an image; only what came of it is remembered
+def _names_class(label: str, index: int) -> bool:
+    return match_within(label, index, LIMITS).matched
 
 
 def natural(text: str) -> list[tuple[int, str, int]]:

@@ -11,10 +11,13 @@ import pandas as pd
 import apibench
 from apibench import metrics, text
 from apibench.evaluation import noise
-from apibench.report import tables
+from apibench.grid import Value, to_csv
+from apibench.report import against, figures, tables
 from apibench.report.compare import NONE, Answers, K, Row
+from apibench.report.figures import Figure
 from apibench.report.frames import GROUP, StoreFrames, epsilon
 from apibench.report.picture import Files, Picture
+from apibench.report.sheets import FOLDER, Sheet
 
 NOISE_COLUMNS = ["attack", "epsilon", "patch", "pairs", "pairs_not_at_hand", "patches", "flat_patches"] + [
     f"{quantity}{end}"
@@ -52,7 +55,7 @@ def noise_csv(found: Sequence[Noise]) -> str:
     """One line per attack. Means are in levels of 0-255."""
     records = []
     for one in found:
-        record: dict[str, tables.Cell] = {
+        record: dict[str, Value] = {
             "attack": one.attack,
             "epsilon": epsilon(one.attack),
             "patch": noise.PATCH,
@@ -65,7 +68,7 @@ def noise_csv(found: Sequence[Noise]) -> str:
             estimate: noise.Estimate = getattr(one.summary, name)
             record |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
         records.append(record)
-    return tables.to_csv(records, NOISE_COLUMNS)
+    return to_csv(records, NOISE_COLUMNS)
 
 
 def write(
@@ -76,20 +79,46 @@ def write(
     picture: Picture | None,
     store_name: str,
     store_sha256: str,
+    sheets: Sequence[Sheet] = (),
+    since: against.Comparison | None = None,
+    drawn: Sequence[Figure] = (),
 ) -> str:
-    """The whole document. Nothing in it depends on the time or the place it is written."""
+    """The whole document. Nothing in it depends on the time or the place it is written. ``sheets``: the files of ``tables``."""
     campaigns = sorted(set(frames.outcomes["campaign"]))
     names = ", ".join(text.markdown(name, 60) for name in campaigns)
     parts = [f"# API benchmark: campaign{'s' if len(campaigns) > 1 else ''} {names}", tables.main_table(rows)]
     if changes := tables.change_table(rows):
         parts += ["## What each purifier changes", changes]
+    if since is not None:
+        changes = against.sheet(since).markdown
+        parts += [f"## Changes since {text.markdown(since.name)}", against.in_words(since), changes]
+    parts += _benchmark(sheets)
     if bounds := tables.bounds_table(rows):
         parts += ["## Images left out", bounds]
     parts += ["## Picture", *_picture(picture)]
+    if drawn:
+        parts += ["## Figures", *figures.section(drawn)]
     parts += ["## Noise of the attack", *_noise(found_noise)]
     parts += ["## What was asked", *_asked(frames, groups, rows)]
     parts += ["## Where the numbers come from", *_provenance(frames, groups, store_name, store_sha256)]
     return "\n\n".join(parts) + "\n"
+
+
+def _benchmark(sheets: Sequence[Sheet]) -> list[str]:
+    """The paper's tables, and where all of them lie."""
+    shown = [sheet for sheet in sheets if sheet.name.startswith(("agreement-", "correct-"))]
+    parts = []
+    for sheet in shown:
+        parts += [f"### {text.markdown(sheet.title)}", sheet.markdown]
+    forms = [
+        f"- {text.markdown(sheet.title)}: "
+        + ", ".join(
+            f"[{form}]({FOLDER}/{sheet.name}.{end})"
+            for form, end in (("Markdown", "md"), ("CSV", "csv"), ("LaTeX", "tex"))
+        )
+        for sheet in sheets
+    ]
+    return ["## Benchmark tables", *parts, "### As files", "\n".join(forms)] if forms else []
 
 
 def _picture(picture: Picture | None) -> list[str]:

@@ -20,6 +20,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from apibench.errors import ApibenchError
+from apibench.labels.imagenet import CLASSES
 from apibench.query.contract import Label, Parsed
 from apibench.query.schema import see_as_current
 from apibench.text import plain
@@ -29,11 +30,16 @@ EMULATED = "emulated/"  # what the emulator puts before the name of the network 
 
 _OUTCOMES = """
 SELECT o.campaign, o.provider, o.origin, o.settings, o.sha256, i.source, i.variant, i.image_id, i.folder, i.file,
-       o.outcome, o.labels AS stored_labels, o.model_version, o.raw, o.error_kind, o.error_code, o.attempts, o.price
-FROM v_outcomes AS o JOIN images AS i ON i.sha256 = o.sha256
-ORDER BY o.campaign, o.provider, o.origin, o.settings, i.variant, i.source, i.folder, o.sha256
+       o.outcome, o.labels AS stored_labels, o.model_version, o.raw, o.error_kind, o.error_code, o.attempts, o.price, o.latency
+FROM v_outcomes AS o JOIN images AS i ON i.sha256 = o.sha256 WHERE :campaign IS NULL OR o.campaign = :campaign
 """
-_IMAGES = "SELECT sha256, variant, source, image_id, folder, file FROM images ORDER BY variant, source, folder, sha256"
+_ORDER = [*GROUP, "variant", "source", "folder", "sha256"]
+_WORDS = ["campaign", "provider", "origin", "settings", "source", "variant", "image_id", "folder", "file", "outcome"]
+_CHUNK = 2000  # rows whose raw responses are in memory at once
+_IMAGES = """
+SELECT sha256, variant, source, image_id, folder, file, CASE WHEN label_source = 'given' THEN label END AS truth
+FROM images ORDER BY variant, source, folder, sha256
+"""
 _ATTEMPTS = """
 SELECT campaign, provider, origin, settings, COUNT(DISTINCT CASE WHEN sent THEN request END) AS calls,
        COUNT(DISTINCT CASE WHEN outcome IS NULL OR outcome = 'uncertain' THEN request END) AS uncertain,
@@ -49,16 +55,26 @@ class StoreFrames:
     ``outcomes``: one row per (campaign, provider, origin, settings, model_version, source, variant), sorted, with ``title``,
     ``network`` (the network that answered, if emulated, else None), ``attack`` (``clean`` or such as ``mi-di/eps16``),
     ``purifier`` (``none`` or such as ``ncis/4``), ``sha256``, ``outcome`` (``answered``, ``rejected``, ``failed``), ``labels``
-    (a tuple of Label, None unless answered), ``image_id``, ``folder`` and ``file`` (of the PNG), ``attempts`` and ``price``.
-    ``images``: what was put into the store, with ``attack`` and ``purifier``. ``attempts``: one row per (campaign, provider,
-    origin, settings) with the numbers ``calls`` and ``uncertain`` of requests, and ``price``, the sum of what was billed or may
-    have been. ``notes``: what a reader has to know.
+    (a tuple of Label, None unless answered), ``image_id``, ``folder`` and ``file`` (of the PNG), ``attempts``, ``price`` and
+    ``latency`` (seconds, of the answer).
+    ``images``: what was put into the store, with ``attack`` and ``purifier``, and ``truth``, the ImageNet class that a photograph
+    was given (0 to 999; NA where none was: a class that a network predicted is no truth). ``attempts``: one row per (campaign,
+    provider, origin, settings) with the numbers ``calls`` and ``uncertain`` of requests, and ``price``, the sum of what was
+    billed or may have been. ``notes``: what a reader has to know.
     """
 
     outcomes: pd.DataFrame
     images: pd.DataFrame
     attempts: pd.DataFrame
     notes: list[str] = field(default_factory=list)
+
+    def truth(self) -> dict[str, int]:
+        """The class of each photograph that was given one, by the photograph's identity; the clean image's, if they differ."""
+        given = self.images[self.images["truth"].between(0, CLASSES - 1)].sort_values(
+            "attack", key=lambda a: a != "clean", kind="stable"
+        )
+        first = given.drop_duplicates("source")
+        return {str(source): int(index) for source, index in zip(first["source"], first["truth"], strict=True)}
 
 
 def read(store: Path, campaign: str | None = None) -> StoreFrames:
@@ -70,21 +86,23 @@ def read(store: Path, campaign: str | None = None) -> StoreFrames:
             see_as_current(store, connection)
             # One transaction: a query that is writing at this moment does not change what is read half-way.
             connection.execute("BEGIN")
-            outcomes = pd.read_sql_query(_OUTCOMES, connection)
+            names = sorted(name for (name,) in connection.execute("SELECT DISTINCT campaign FROM v_outcomes"))
+            if campaign is not None and names and campaign not in names:
+                raise ApibenchError(f"{store}: has no campaign {campaign!r}; it has: {plain(', '.join(names), 300)}")
+            reader = _Reader()
+            chunks = pd.read_sql_query(_OUTCOMES, connection, params={"campaign": campaign}, chunksize=_CHUNK)
+            read_chunks = [reader.read(chunk) for chunk in chunks]
             images = pd.read_sql_query(_IMAGES, connection)
             attempts = pd.read_sql_query(_ATTEMPTS, connection)
     except (sqlite3.Error, pd.errors.DatabaseError) as error:
         raise ApibenchError(f"{store}: not a store that apibench can read ({plain(error, 120)})") from error
-    if outcomes.empty:
+    if not any(map(len, read_chunks)):
         raise ApibenchError(f"{store}: holds no outcome yet; `apibench query` puts them there")
+    outcomes = pd.concat(read_chunks).sort_values(_ORDER, kind="stable", ignore_index=True)
     if campaign is not None:
-        names = sorted(set(outcomes["campaign"]))
-        if campaign not in names:
-            raise ApibenchError(f"{store}: has no campaign {campaign!r}; it has: {plain(', '.join(names), 300)}")
-        outcomes = outcomes[outcomes["campaign"] == campaign].reset_index(drop=True)
         attempts = attempts[attempts["campaign"] == campaign].reset_index(drop=True)
-    notes: list[str] = []
-    outcomes = _one_image_each(_with_versions(_parse_again(outcomes, notes), notes), notes)
+    notes = reader.notes()
+    outcomes = _one_image_each(_with_versions(outcomes, notes), notes)
     images = _of_interest(images, outcomes)
     if _has_log(store):
         notes.append(
@@ -116,41 +134,70 @@ def _has_log(store: Path) -> bool:
 # --- labels ---
 
 
-def _parse_again(outcomes: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
-    """Add ``labels``, ``title`` and the model version that the raw response names."""
-    adapters = {name: _adapter(str(name)) for name in outcomes["provider"].unique()}
-    for name, adapter in adapters.items():
-        if isinstance(adapter, str):
-            notes.append(f"{name}: labels are those parsed when the answers came ({adapter}).")
-    labels: list[tuple[Label, ...] | None] = []
-    versions: list[str | None] = []
-    failed: list[str] = []
-    changed = 0
-    for row in outcomes.to_dict("records"):
-        found: tuple[Label, ...] | None = None
-        version = _text(row["model_version"])
-        if row["outcome"] == "answered":
-            found = _stored_labels(row["stored_labels"])
-            adapter = adapters[row["provider"]]
-            parsed = None if isinstance(adapter, str) else _parse(adapter.parse, row["raw"])
-            if isinstance(parsed, Parsed):
-                changed += parsed.labels != found
-                found, version = parsed.labels, parsed.model_version or version
-            elif parsed is not None:
-                failed.append(f"{row['provider']}, {row['variant']} of {str(row['source'])[:12]}: {plain(parsed, 100)}")
-        labels.append(found)
-        versions.append(version)
-    if failed:
-        shown = "; ".join(failed[:5]) + (f"; and {len(failed) - 5} more" if len(failed) > 5 else "")
-        notes.append(f"Raw responses that cannot be read again: {len(failed)}; their stored labels are used: {shown}.")
-    if changed:
-        notes.append(f"Raw responses read differently today than when they came: {changed}; today's reading is used.")
-    titles = {name: name if isinstance(adapter, str) else adapter.info.title for name, adapter in adapters.items()}
-    return outcomes.drop(columns=["stored_labels", "raw"]).assign(
-        labels=pd.Series(labels, index=outcomes.index, dtype=object),
-        model_version=pd.Series(versions, index=outcomes.index, dtype=object),
-        title=outcomes["provider"].map(titles),
-    )
+@dataclass
+class _Reader:
+    """Reads labels and model versions from raw responses, some rows at a time, and remembers what a reader has to know."""
+
+    adapters: dict[str, Any] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+    changed: int = 0
+    words: dict[str, str] = field(default_factory=dict)
+
+    def _once(self, text: str | None) -> str | None:
+        """The same text, one object however often it comes."""
+        return self.words.setdefault(text, text) if isinstance(text, str) else text
+
+    def read(self, outcomes: pd.DataFrame) -> pd.DataFrame:
+        """``labels`` and ``title`` in place of what they are read from, and the model version that the raw response names."""
+        for name in outcomes["provider"].unique():
+            if name not in self.adapters:
+                self.adapters[name] = _adapter(str(name))
+        columns = ["provider", "variant", "source", "outcome", "stored_labels", "model_version", "raw"]
+        found = [self._read(*row) for row in outcomes[columns].itertuples(index=False)]
+        titles = {n: n if isinstance(adapter, str) else adapter.info.title for n, adapter in self.adapters.items()}
+        # A large store says the same few things in most of its rows: each is in memory once.
+        words = {name: [self._once(value) for value in outcomes[name]] for name in _WORDS}
+        return outcomes.drop(columns=["stored_labels", "raw"]).assign(
+            **{name: pd.Series(values, index=outcomes.index, dtype=object) for name, values in words.items()},
+            labels=pd.Series([labels for labels, _ in found], index=outcomes.index, dtype=object),
+            model_version=pd.Series([self._once(version) for _, version in found], index=outcomes.index, dtype=object),
+            title=outcomes["provider"].map(titles),
+        )
+
+    def _read(
+        self, provider: str, variant: str, source: str, outcome: str, stored: object, named: object, raw: object
+    ) -> tuple[tuple[Label, ...] | None, str | None]:
+        version = _text(named)
+        if outcome != "answered":
+            return None, version
+        labels, adapter = _stored_labels(stored, self._once), self.adapters[provider]
+        parsed = None if isinstance(adapter, str) else _parse(adapter.parse, raw)
+        if isinstance(parsed, Parsed):
+            same = parsed.labels == labels
+            self.changed += not same
+            return labels if same else parsed.labels, parsed.model_version or version
+        if parsed is not None:
+            self.failed.append(f"{provider}, {variant} of {str(source)[:12]}: {plain(parsed, 100)}")
+        return labels, version
+
+    def notes(self) -> list[str]:
+        """What a report has to say of how its labels were read."""
+        notes = [
+            f"{name}: labels are those parsed when the answers came ({adapter})."
+            for name, adapter in sorted(self.adapters.items())
+            if isinstance(adapter, str)
+        ]
+        if self.failed:
+            few = sorted(self.failed)[:5]
+            shown = "; ".join(few) + (f"; and {len(self.failed) - 5} more" if len(self.failed) > 5 else "")
+            notes.append(
+                f"Raw responses that cannot be read again: {len(self.failed)}; their stored labels are used: {shown}."
+            )
+        if self.changed:
+            notes.append(
+                f"Raw responses read differently today than when they came: {self.changed}; today's reading is used."
+            )
+        return notes
 
 
 def _adapter(provider: str) -> Any:
@@ -176,15 +223,15 @@ def _parse(parse: Callable[[bytes], Parsed], raw: object) -> Parsed | str:
     return parsed
 
 
-def _stored_labels(text: object) -> tuple[Label, ...]:
-    """The store's JSON list. Raises ApibenchError where it is not one."""
+def _stored_labels(text: object, once: Callable[[str | None], str | None]) -> tuple[Label, ...]:
+    """The store's JSON list; ``once`` makes equal texts one object. Raises ApibenchError where it is not one."""
     try:
         return tuple(
             Label(
-                str(item["name"]),
+                once(str(item["name"])) or "",
                 float(item["score"]),
-                _text(item.get("id")),
-                tuple(map(str, item.get("parents") or ())),
+                once(_text(item.get("id"))),
+                tuple(once(str(parent)) or "" for parent in item.get("parents") or ()),
             )
             for item in json.loads(str(text))
         )

@@ -1,5 +1,9 @@
 """index.html: the whole benchmark on one page that needs no network and no server, every photograph with what was said of it.
 
+A browser shows a page of 10 photographs at a time. The first 10 are in the file as they are, and need no scripts; the others are
+blocks of JSON at its end, or, where there are so many pictures that the file would open slowly, scripts in ``index_files`` beside
+it, one a photograph, that are read when they are looked at (a file may load a script beside it, but not read data there).
+
 The page is made and written one photograph at a time, so that a thousand need no more memory than one. Text from outside
 (labels, ids, campaigns, titles, settings, errors) goes through ``text.plain`` here and is escaped by the template; what the
 page's own machinery goes by (ids, classes, filter values) are numbers and words of ours.
@@ -9,8 +13,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +25,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from apibench import metrics, text
-from apibench.imageset import write_pieces
+from apibench.imageset import write_atomically, write_pieces
 from apibench.report import marks, tables
-from apibench.report.cards import LABELS, Maker, names
+from apibench.report.cards import LABELS, Maker, class_name, names
 from apibench.report.compare import NONE, Answers, Group, Row
 from apibench.report.picture import AMPLIFY, Files
 
 MOST_CHARTS = 12
+MOST_SUMMARIES = 6
+SHOWN = 10  # photographs on a page of them
+MOST_INLINE = (
+    1500  # variants of photographs; where there are more, the photographs after the first page are beside the file
+)
 _HERE = Path(__file__).parent
 
 
@@ -48,15 +59,77 @@ class Chart:
     bars: list[Bar]
 
 
-def write(path: Path, groups: Sequence[Answers], rows: Sequence[Row], files: Files) -> None:
-    """Write the page, or leave what is there. The same store and files give the same bytes. Raises ApibenchError."""
+def write(
+    path: Path, groups: Sequence[Answers], rows: Sequence[Row], files: Files, truth: Mapping[str, int] | None = None
+) -> list[str]:
+    """Write the page, or leave what is there; returns the files it is of, relative to its folder.
+
+    The same store and files give the same bytes. Raises ApibenchError where it cannot be written.
+
+    ``truth``: the ImageNet class (0 to 999) of each photograph that was given one, by its identity.
+    """
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["breakable"] = _breakable
-    maker = Maker(groups, files)
-    context = _head(maker, rows) | {"cards": maker.cards(), "tally": maker.tally}
+    environment.filters |= {"breakable": _breakable, "whole": _whole}
+    maker = Maker(groups, files, truth or {})
+    head = _head(maker, rows)
+    beside = Beside(path)
+    variants = sum(len(photograph.hashes) for photograph in maker.photographs)
+    apart = variants > MOST_INLINE and len(maker.photographs) > SHOWN
+    template = environment.get_template("card.html.j2")
+
+    def rest() -> Iterator[tuple[int, Markup]]:
+        for card in maker.cards(SHOWN):
+            html = template.render(head | {"card": card})
+            if apart:
+                beside.write(card.number, html)
+            else:
+                yield card.number, _json(html)
+
+    def index() -> Markup:
+        return _json({"page": SHOWN, "photographs": maker.index(), "files": beside.files})
+
+    context = head | {
+        "cards": maker.cards(0, SHOWN),
+        "tally": maker.tally,
+        "beside": apart,
+        "rest": rest(),
+        "index": index,
+    }
     write_pieces(path, (piece.encode() for piece in environment.get_template("page.html.j2").generate(context)))
+    beside.tidy()
+    return [path.name, *beside.files.values()]
+
+
+class Beside:
+    """The files beside the page. Their names hold a hash of what is in them: those of an earlier page stay as they are until the
+    new page is there, and never show in it."""
+
+    def __init__(self, page: Path) -> None:
+        self.folder = page.with_name(f"{page.stem}_files")
+        self.files: dict[int, str] = {}  # by the number of the photograph, relative to the page
+
+    def write(self, number: int, html: str) -> None:
+        data = f"apibenchCard({number},{_json(html)})\n".encode()
+        name = f"{number:05d}-{hashlib.sha256(data).hexdigest()[:12]}.js"
+        write_atomically(self.folder / name, data)
+        self.files[number] = f"{self.folder.name}/{name}"
+
+    def tidy(self) -> None:
+        """Remove those of an earlier page, and nothing else."""
+        kept = {Path(file).name for file in self.files.values()}
+        for file in self.folder.glob("*.js"):
+            if re.fullmatch(r"\d{5,}-[0-9a-f]{12}\.js", file.name) and file.name not in kept:
+                file.unlink()
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+
+def _json(value: object) -> Markup:
+    """JSON that may stand in a script element: nothing in it can end the element, open a comment, or break a line."""
+    found = json.dumps(value, separators=(",", ":"), ensure_ascii=True)
+    return Markup(found.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))  # noqa: S704 - as said
 
 
 # --- above the photographs ---
@@ -75,13 +148,17 @@ def _head(maker: Maker, rows: Sequence[Row]) -> dict[str, Any]:
         "names": list(dict.fromkeys(who.name for who in maker.whos)),
         "origins": tables.origins(groups),
         "whos": maker.whos,
-        "photographs": len(maker.sources),
+        "photographs": len(maker.photographs),
+        "shown": SHOWN,
+        "classes": _classes(maker),
+        "short": (short := _short(rows))[:MOST_SUMMARIES],
+        "short_left_out": max(0, len(short) - MOST_SUMMARIES),
         "attacks": [(number, text.plain(attack, 40)) for number, attack in enumerate(maker.attacks, 1)],
         "purifiers": [text.plain(purifier, 40) for purifier in maker.purifiers],
         "charts": (charts := _charts(rows))[:MOST_CHARTS],
         "charts_left_out": max(0, len(charts) - MOST_CHARTS),
         "head": head,
-        "body": _spanned(body, len(head) - tables.SHARES - 1),
+        "body": _repeating(body, len(head) - tables.SHARES - 1),
         "first_share": len(head) - tables.SHARES,
         "nothing": tables.NOTHING,
         "columns": _emphasised(tables.COLUMNS),
@@ -102,18 +179,80 @@ def _breakable(name: str) -> Markup:
     return Markup("<wbr>").join(re.split(r"(?<=_)|(?=#)", name))
 
 
-def _spanned(body: Sequence[Sequence[str]], columns: int) -> list[list[tuple[str, int]]]:
-    """Each cell with the rows it stands for: what repeats in the first ``columns`` is said once, and 0 times below."""
+def _whole(words: str) -> Markup:
+    """A sentence in which a line never ends between a number and its per cent sign."""
+    return Markup(str(escape(words)).replace(" %", "&nbsp;%"))  # noqa: S704 - escaped here
 
-    def span(row: int, column: int) -> int:
-        if column >= columns:
-            return 1
-        same = [other[: column + 1] == body[row][: column + 1] for other in body]
-        if row and same[row - 1]:
-            return 0
-        return [*same, False].index(False, row) - row
 
-    return [[(cell, span(row, column)) for column, cell in enumerate(cells)] for row, cells in enumerate(body)]
+def _repeating(body: Sequence[Sequence[str]], columns: int) -> list[list[tuple[str, bool]]]:
+    """Each cell, and whether it and all before it repeat the row above: of the first ``columns``, those are said once."""
+
+    def again(row: int, column: int) -> bool:
+        return row > 0 and column < columns and body[row][: column + 1] == body[row - 1][: column + 1]
+
+    return [[(cell, again(row, column)) for column, cell in enumerate(cells)] for row, cells in enumerate(body)]
+
+
+def _classes(maker: Maker) -> list[tuple[int, str, int]]:
+    """The classes that photographs were given: number, name and how many have it, by name."""
+    counts = Counter(index for one in maker.photographs if (index := maker.truth.get(one.source)) is not None)
+    return sorted(
+        ((index, class_name(index), count) for index, count in counts.items()), key=lambda one: (one[1], one[0])
+    )
+
+
+def _short(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """By attack, in a sentence or two: what it took at all providers, and which purifier gave back most of it."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.attack is not None:
+            found.setdefault(row.attack, []).append(row)
+    sentences = [(text.plain(attack, 40), _taken(own), _given_back(own)) for attack, own in found.items()]
+    return [(attack, f"{taken} {back}".rstrip()) for attack, taken, back in sentences if taken]
+
+
+def _taken(rows: Sequence[Row]) -> str:
+    shares = [row.attacked.top1 for row in rows if row.purifier == NONE and row.attacked and row.attacked.top1.n]
+    lost = sorted({(share.n - share.k) / share.n: (share.n - share.k, share.n) for share in shares}.items())
+    if not lost:
+        return ""
+    (low, (few, of_few)), (high, (many, of_many)) = lost[0], lost[-1]
+    if len(lost) == 1:
+        each = " at each provider" if len(shares) > 1 else ""
+        return f"changed the first label of {few} of {of_few} photographs ({text.percent(low, 0)} %){each}."
+    return (
+        f"changed the first label of {few} of {of_few} photographs ({text.percent(low, 0)} %) at the provider that withstood it "
+        f"best, of {many} of {of_many} ({text.percent(high, 0)} %) at the one that did worst."
+    )
+
+
+def _given_back(rows: Sequence[Row]) -> str:
+    """Counted over all providers: no claim of significance, which report.md makes."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.recovery is not None:
+            found.setdefault(row.purifier, []).append(row)
+    if not found:
+        return ""
+
+    def back(purifier: str) -> tuple[int, int]:
+        recoveries = [row.recovery for row in found[purifier] if row.recovery]
+        return sum(int(one.numerator) for one in recoveries), sum(int(one.denominator) for one in recoveries)
+
+    best = max(found, key=lambda purifier: back(purifier)[0] / back(purifier)[1])
+    gained, lost = back(best)
+    if gained <= 0:
+        return "No purifier gave any back on balance."
+    costs = [row.cost for row in found[best] if row.cost is not None and row.cost.n]
+    over = ", over all providers" if len({row.group for row in rows}) > 1 else ""
+    share = text.percent(gained / lost, 0)
+    words = f"Of these, {text.plain(best, 40)} gave back the most: {gained} of {lost} ({share} %) on balance{over}"
+    changed, clean = sum(cost.k for cost in costs), sum(cost.n for cost in costs)
+    return (
+        f"{words}; it changes {changed} of {clean} clean answers ({text.percent(changed / clean, 0)} %)."
+        if clean
+        else f"{words}."
+    )
 
 
 def _charts(rows: Sequence[Row]) -> list[Chart]:

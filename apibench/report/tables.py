@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from io import StringIO
+from itertools import chain
 
 from apibench import metrics, text
-from apibench.report.compare import NONE, Agreement, Answer, Answers, Group, K, Row
+from apibench.grid import Value as Cell
+from apibench.grid import to_csv
+from apibench.report.compare import ABOUT, NONE, Agreement, Answers, Group, K, Row, records
 from apibench.report.frames import epsilon
-
-Cell = str | int | float | None
 
 NOTHING = "Nothing can be compared yet: no variant has an answer beside an answered clean image."
 # What the columns of the main table are; *…* is emphasis.
@@ -20,7 +19,8 @@ COLUMNS = (
     "*Clean*: clean images, purified. *Attacked*: adversarial images as they are. *Purified*: adversarial images, purified. "
     "*Recovery*: (purified − attacked) / (1 − attacked), over the images of which both are known, only where attacked is at "
     "most 90 %; it is not clipped. *Cost*: 100 − clean. In brackets the 95 % interval (Wilson's; of recovery, a paired "
-    "bootstrap over images), then the number of images. The attack does not know the purifier."
+    "bootstrap over images, too narrow where fewer than about ten labels were lost), then the number of images. The attack does "
+    "not know the purifier."
 )
 
 
@@ -133,8 +133,10 @@ def change_table(rows: Sequence[Row]) -> str:
         return ""
     naming = Naming(row.group for row in rows)
     head = [*naming.head(), "Attack", "Purifier", "Images", "Won", "Lost", "Purified − attacked, points", "McNemar p"]
+    head += ["p, Holm", "Could show, points"]
+    p_values = [metrics.mcnemar_p(paired) for _, paired in shown]
     body = []
-    for row, paired in shown:
+    for (row, paired), p, adjusted in zip(shown, p_values, metrics.holm(p_values), strict=True):
         interval = metrics.newcombe_interval(paired)
         bounds = f"[{text.percent(interval.low)}, {text.percent(interval.high)}]"
         body.append(
@@ -146,15 +148,23 @@ def change_table(rows: Sequence[Row]) -> str:
                 str(paired.after_only),
                 str(paired.before_only),
                 f"{text.percent(paired.difference)} {bounds}",
-                _p(metrics.mcnemar_p(paired)),
+                p_value(p),
+                p_value(adjusted),
+                text.percent(could_show(paired)),
             ]
         )
     note = (
         f"{origin_caption(row.group for row, _ in shown)} *Won*: images that agree only when purified; *lost*: only when not. "
-        "The difference has Newcombe's score interval for paired proportions (95 %), p is exact and not adjusted for the number "
-        "of rows."
+        "The difference has Newcombe's score interval for paired proportions (95 %); p is exact, beside it corrected by Holm for "
+        "the rows of this table. *Could show*: the smallest true difference that so many images, of which as large a share "
+        f"changes one way or the other as here, show with a power of {metrics.POWER:.0%} at {metrics.ALPHA:.0%}; a dash: none."
     )
-    return text.table(head, body, right=range(len(head) - 5, len(head))) + "\n\n" + note
+    return text.table(head, body, right=range(len(head) - 7, len(head))) + "\n\n" + note
+
+
+def could_show(paired: metrics.PairedCounts) -> float | None:
+    """The smallest difference that so many images can show where as many are discordant; None where there is none."""
+    return metrics.smallest_difference(paired.n, (paired.after_only + paired.before_only) / paired.n)
 
 
 def bounds_table(rows: Sequence[Row]) -> str:
@@ -186,14 +196,14 @@ def _attack(row: Row) -> str:
 
 def share(agreement: Agreement | None) -> str:
     found = agreement.top1 if agreement else None
-    return "–" if found is None or not found.n else f"{_bounds(found)} {found.k}/{found.n}"
+    return "–" if found is None or not found.n else f"{bounds(found)} {found.k}/{found.n}"
 
 
 def cost(row: Row) -> str:
-    return "–" if row.cost is None or not row.cost.n else _bounds(row.cost)
+    return "–" if row.cost is None or not row.cost.n else bounds(row.cost)
 
 
-def _bounds(share: metrics.Proportion) -> str:
+def bounds(share: metrics.Proportion) -> str:
     interval = metrics.wilson_interval(share.k, share.n)
     return f"{text.percent(share.value)} [{text.percent(interval.low)}, {text.percent(interval.high)}]"
 
@@ -206,7 +216,7 @@ def recovery(row: Row) -> str:
     return f"{text.percent(found.value)} {bounds} {text.number(found.numerator, 0)}/{found.denominator}"
 
 
-def _p(value: float) -> str:
+def p_value(value: float) -> str:
     return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
 
 
@@ -216,10 +226,13 @@ def _p(value: float) -> str:
 def table_csv(rows: Sequence[Row]) -> str:
     """One line per row of the table, with all that was computed. Shares are in [0, 1]; empty: not defined, or not measured."""
     nothing = Row(Group("", "", "", "", "", "", None), None, NONE, None, None, None, None, None)
-    return to_csv([_record(row) for row in rows], list(_record(nothing)))
+    tested = [(row, row.paired) for row in rows if row.paired is not None and row.paired.n]
+    adjusted = metrics.holm([metrics.mcnemar_p(paired) for _, paired in tested])
+    p_values = {id(row): p for (row, _), p in zip(tested, adjusted, strict=True)}
+    return to_csv([_record(row, p_values.get(id(row))) for row in rows], list(_record(nothing)))
 
 
-def _record(row: Row) -> dict[str, Cell]:
+def _record(row: Row, adjusted: float | None = None) -> dict[str, Cell]:
     record: dict[str, Cell] = {**_group_cells(row.group), "attack": row.attack, "epsilon": epsilon(row.attack or "")}
     record["purifier"] = row.purifier
     for name, agreement in (("clean", row.clean), ("attacked", row.attacked), ("purified", row.purified)):
@@ -234,29 +247,30 @@ def _record(row: Row) -> dict[str, Cell]:
         "gain_low": _get(gain, "low"),
         "gain_high": _get(gain, "high"),
         "gain_mcnemar_p": metrics.mcnemar_p(paired) if paired else None,
+        "gain_holm_p": adjusted,
+        "gain_could_show": could_show(paired) if paired else None,
     }
     record |= {"recovery": _get(row.recovery, "value")}
     parts = ("n", "numerator", "denominator", "low", "high", "undefined_resamples")
     record |= {f"recovery_{part}": _get(row.recovery, part) for part in parts}
-    return record | _share_cells("cost", row.cost)
+    return record | share_cells("cost", row.cost)
 
 
 def _group_cells(group: Group) -> dict[str, Cell]:
-    names = ("campaign", "provider", "title", "origin", "network", "model_version", "settings")
-    return {name: getattr(group, name) for name in names}
+    return {name: getattr(group, name) for name in ABOUT}
 
 
 def _agreement_cells(name: str, agreement: Agreement | None) -> dict[str, Cell]:
     return {
-        **_share_cells(f"{name}_top1", agreement.top1 if agreement else None),
+        **share_cells(f"{name}_top1", agreement.top1 if agreement else None),
         f"{name}_top1_ties": _get(agreement, "ties1"),
-        **_share_cells(f"{name}_top{K}", agreement.topk if agreement else None),
+        **share_cells(f"{name}_top{K}", agreement.topk if agreement else None),
         f"{name}_top{K}_ties": _get(agreement, "tiesk"),
         f"{name}_overlap{K}": _get(agreement, "overlap"),
     }
 
 
-def _share_cells(name: str, share: metrics.Proportion | None) -> dict[str, Cell]:
+def share_cells(name: str, share: metrics.Proportion | None) -> dict[str, Cell]:
     interval = share.interval if share else None
     return {
         name: _get(share, "value"),
@@ -278,50 +292,6 @@ def _get(of: object | None, attribute: str) -> Cell:
 
 def answers_csv(groups: Iterable[Answers]) -> str:
     """One line per image and group, of at least one: the outcome, the first labels as compared, and whether they agree."""
-    records = [
-        _answer_cells(group, attack, purifier, answer)
-        for group in groups
-        for (attack, purifier), answers in sorted(group.by_variant.items())
-        for _, answer in sorted(answers.items())
-    ]
-    return to_csv(records, list(records[0]))
-
-
-def _answer_cells(group: Answers, attack: str, purifier: str, answer: Answer) -> dict[str, Cell]:
-    flag, flag_k = (group.flag(attack, purifier, answer.source, k) for k in (1, K))
-    labels = answer.labels or ()
-    cells: dict[str, Cell] = {
-        **_group_cells(group.group),
-        "image": answer.image_id,
-        "source": answer.source,
-        "attack": attack,
-        "purifier": purifier,
-        "sha256": answer.sha256,
-        "outcome": answer.outcome,
-        "error": answer.error,
-        "agrees_top1": None if flag is None else int(flag),
-        f"agrees_top{K}": None if flag_k is None else int(flag_k),
-        "labels": len(labels),
-        "tied_first": int(metrics.tied_at(labels, 1)),
-    }
-    for place in range(K):
-        label = labels[place] if place < len(labels) else None
-        cells |= {f"label_{place + 1}": _get(label, "name"), f"score_{place + 1}": _get(label, "score")}
-    return cells
-
-
-def to_csv(records: Sequence[Mapping[str, Cell]], columns: Sequence[str]) -> str:
-    """CSV with a header line. Numbers are written as numbers, to nine digits; text is made harmless for spreadsheets."""
-    out = StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_cell(record[column]) for column in columns] for record in records)
-    return out.getvalue()
-
-
-def _cell(value: Cell) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return text.spreadsheet(value)
-    return str(value) if isinstance(value, int) else f"{value:.9g}"
+    found = records(groups)
+    first = next(found)
+    return to_csv(chain([first], found), list(first))

@@ -1,13 +1,7 @@
-"""What two answers have in common, and how sure the counts over many images are: pure functions, no store and no network.
-
-An image's answer is a sequence of :class:`~apibench.query.contract.Label` in the vendor's order. A comparison over images is a
-sequence of flags, one an image: True (agrees), False (disagrees), None (nothing is known: it failed, or was not asked).
-Intervals are two-sided and cover 95 % unless ``confidence`` says otherwise.
-"""
+"""The same images twice: paired differences, their interval and test, and what a purifier recovers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import sqrt
@@ -15,116 +9,12 @@ from math import sqrt
 import numpy as np
 from scipy import stats
 
-from apibench.query.contract import Label
+from apibench.metrics.shares import CONFIDENCE, Flags, Interval, wilson_interval
 
-CONFIDENCE = 0.95
 RESAMPLES = 10_000
 SEED = 0
 # Above this agreement there is next to nothing to recover, and a ratio to it would be noise.
 MOST_AGREEMENT_FOR_RECOVERY = 0.9
-
-Flags = Sequence[bool | None]
-
-
-# --- one image ---
-
-
-def drop_returned_parents(labels: Sequence[Label]) -> tuple[Label, ...]:
-    """The labels without those that another one of them names as its parent ("Animal" beside "Dog"), order kept.
-
-    A vendor that returns an object returns its ancestors as well, at no lower score: they would agree for any two animals.
-    Labels that are one another's parents in a circle have no most specific one, so all of them stay if nothing else would.
-    """
-    parents = {parent for label in labels for parent in label.parents if parent not in (label.name, label.id)}
-    kept = tuple(
-        label for label in labels if label.name not in parents and (label.id is None or label.id not in parents)
-    )
-    return kept or tuple(labels)
-
-
-def identity(label: Label) -> str:
-    """By what two labels are the same one: the vendor's own id, where it has one, else the name."""
-    return label.name if label.id is None else label.id
-
-
-def top1_agreement(clean: Sequence[Label], variant: Sequence[Label]) -> bool:
-    """Whether the variant's first label is the clean image's first one. ``clean`` must not be empty."""
-    return topk_agreement(clean, variant, 1)
-
-
-def topk_agreement(clean: Sequence[Label], variant: Sequence[Label], k: int) -> bool:
-    """Whether the clean image's first label is among the variant's first k. ``clean`` must not be empty."""
-    return identity(clean[0]) in {identity(label) for label in variant[:k]}
-
-
-def overlap_at_k(clean: Sequence[Label], variant: Sequence[Label], k: int) -> float:
-    """The share, in [0, 1], of the clean image's first k labels that are among the variant's first k."""
-    wanted = {identity(label) for label in clean[:k]}
-    return len(wanted & {identity(label) for label in variant[:k]}) / len(wanted)
-
-
-def tied_at(labels: Sequence[Label], k: int) -> bool:
-    """Whether the k-th and the next label have the same score, so that only the vendor's order decides which is in."""
-    return len(labels) > k and labels[k - 1].score == labels[k].score
-
-
-# --- proportions ---
-
-
-@dataclass(frozen=True)
-class Interval:
-    low: float
-    high: float
-
-
-@lru_cache(maxsize=4096)  # a report asks for the same few counts again and again, and scipy takes a millisecond each
-def wilson_interval(k: int, n: int, confidence: float = CONFIDENCE) -> Interval:
-    """Wilson's score interval of the proportion k / n (Wilson 1927), n > 0, within [0, 1]."""
-    found = stats.binomtest(k, n).proportion_ci(confidence_level=confidence, method="wilson")
-    return Interval(float(found.low), float(found.high))
-
-
-@dataclass(frozen=True)
-class Proportion:
-    """k of n, ``left_out`` images besides of which nothing is known. All shares are in [0, 1]; n = 0 has none."""
-
-    k: int
-    n: int
-    left_out: int = 0
-
-    @property
-    def value(self) -> float | None:
-        return self.k / self.n if self.n else None
-
-    @property
-    def interval(self) -> Interval | None:
-        return wilson_interval(self.k, self.n) if self.n else None
-
-    @property
-    def worst(self) -> float | None:
-        """The share if every image left out disagreed."""
-        total = self.n + self.left_out
-        return self.k / total if total else None
-
-    @property
-    def best(self) -> float | None:
-        """The share if every image left out agreed."""
-        total = self.n + self.left_out
-        return (self.k + self.left_out) / total if total else None
-
-
-def proportion(flags: Flags) -> Proportion:
-    """The share of True among the images of which something is known."""
-    known = [flag for flag in flags if flag is not None]
-    return Proportion(sum(known), len(known), len(flags) - len(known))
-
-
-def complement(share: Proportion) -> Proportion:
-    """The share of the others: a purifier's cost is that of its agreement on clean images."""
-    return Proportion(share.n - share.k, share.n, share.left_out)
-
-
-# --- the same images twice ---
 
 
 @dataclass(frozen=True)
@@ -185,8 +75,13 @@ def newcombe_interval(counts: PairedCounts, confidence: float = CONFIDENCE) -> I
 
 def mcnemar_p(counts: PairedCounts) -> float:
     """Exact two-sided p of McNemar's test: the discordant pairs are a fair coin's throws if nothing changed. 1 without any."""
-    discordant = counts.after_only + counts.before_only
-    return float(stats.binomtest(counts.after_only, discordant, 0.5).pvalue) if discordant else 1.0
+    return sign_test_p(counts.after_only, counts.before_only)
+
+
+@lru_cache(maxsize=65536)  # a table compares every pair of its rows, and most of the counts are small
+def sign_test_p(won: int, lost: int) -> float:
+    """Exact two-sided p that ``won`` of ``won + lost`` throws of a fair coin are as uneven as that, in (0, 1]."""
+    return min(1.0, 2 * float(stats.binom.cdf(min(won, lost), won + lost, 0.5)))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,142 @@
+"""provenance.json: what a report was made from, and with what, so that it can be made again and held against the first one.
+
+Neither time nor user nor folder of a machine is in it: the same store gives the same bytes, as long as the libraries, apibench's
+revision and what lies beside the store (the recipe, the image sets) are the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import apibench
+from apibench import metrics
+from apibench.imageset import MANIFEST, RECIPE, write_atomically
+from apibench.labels.match import RULE_VERSION
+
+NAME = "provenance.json"
+VERSION = 1
+RUN_RECIPE = "recipe.toml"  # beside the store, where `apibench run` puts it
+
+LIBRARIES = (
+    *("matplotlib", "numpy", "pandas", "pillow", "scipy", "torch"),
+    *(
+        "azure-cognitiveservices-vision-computervision",
+        "boto3",
+        "botocore",
+        "clarifai-grpc",
+        "google-cloud-vision",
+        "grpcio",
+    ),
+)
+# A folder of a machine within a text: of "file:resnet18=/home/someone/my.pth", all before the file's name. Not of a URL.
+_FOLDER = re.compile(r"(?:^|(?<=[=:\s\"'(,\[]))(?:~?/(?!/)|~[\w.-]*/|[A-Za-z]:[\\/](?!/))[^\s\"'?#,;:]*[\\/]")
+
+
+def write(
+    out: Path, store: Path, campaign: str | None, folders: Iterable[str], written: Sequence[str], **chosen: Any
+) -> None:
+    """Write the file into a report's folder.
+
+    ``folders``: of image sets, as the store has them (relative to it); ``written``: the report's files, by their path in
+    ``out``; ``chosen``: what else was asked of the report. Raises ApibenchError where it cannot be written.
+    """
+    content = {
+        "provenance": VERSION,
+        "store": {"name": store.name, "sha256": sha256(store)},
+        "report": {"campaign": campaign, **chosen},
+        "apibench": {"version": apibench.__version__, "revision": revision()},
+        "versions": versions(),
+        "label_rule": RULE_VERSION,
+        "bootstrap": {"resamples": metrics.RESAMPLES, "seed": metrics.SEED},
+        "recipe": _recipe(store.parent / RUN_RECIPE),
+        "image_sets": [found for folder in sorted(set(folders)) if (found := _image_set(store.parent / folder))],
+        "files": {name: sha256(out / name) for name in sorted(written)},
+    }
+    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)
+    write_atomically(out / NAME, text.encode() + b"\n")
+
+
+def read(report: Path) -> dict[str, Any]:
+    """What a report's file says; empty where there is none that can be read."""
+    try:
+        content = json.loads((report / NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def versions() -> dict[str, str]:
+    """Of Python, and of the libraries and SDKs that are installed here."""
+    found = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def revision() -> dict[str, str | bool] | None:
+    """The commit that apibench runs from, and whether files of it were changed since; None where it is no git checkout."""
+    root = Path(apibench.__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", "apibench", "adapters", "data")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "dirty": bool(changed)}
+
+
+def without_folders(value: Any) -> Any:
+    """The same text, list or table without folders of this machine: of a path from the root only its last name is left."""
+    if isinstance(value, str):
+        return _FOLDER.sub("…/", value)
+    if isinstance(value, list | tuple):
+        return [without_folders(one) for one in value]
+    if isinstance(value, dict):
+        return {name: without_folders(one) for name, one in value.items()}
+    return value
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _git(root: Path, *words: str) -> str:
+    command = ["git", "--no-optional-locks", "-C", str(root), *words]
+    done = subprocess.run(command, capture_output=True, check=True, timeout=20)  # noqa: S603 - nothing of a user's is in it
+    return done.stdout.decode("utf-8", "replace").strip()
+
+
+def _recipe(path: Path) -> dict[str, Any] | None:
+    """The recipe of the run that made the store. ``sha256`` is that of the file as it was."""
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        return {"sha256": sha256(path), "content": json.loads(json.dumps(without_folders(content), default=str))}
+    except (OSError, ValueError):
+        return None
+
+
+def _image_set(folder: Path) -> dict[str, Any] | None:
+    """An image set that is at hand: the hash of its manifest, and what it was made by (attack, seed, surrogates, purifier)."""
+    try:
+        digest = sha256(folder / MANIFEST)
+    except (OSError, ValueError):
+        return None
+    try:
+        made_by = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        made_by = None
+    return {"name": folder.name, "manifest_sha256": digest, "made_by": without_folders(made_by)}

@@ -1,0 +1,295 @@
+"""Is a report what its store says? It is made again, from the raw responses, and held against what is there.
+
+Compared are all tables (CSV, Markdown, LaTeX) and ``report.md``, to the byte, but for the line that names versions of libraries.
+What is made from the image files (pictures, the page, the noise of the attack) is compared where they are at hand; where they are
+not, those files have to be the ones that were written (their hashes are in ``provenance.json``).
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import cached_property
+from io import StringIO
+from itertools import zip_longest
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from apibench import text
+from apibench.errors import ApibenchError
+from apibench.query import registry
+from apibench.query.contract import ProviderError
+from apibench.query.store import ResponseStore
+from apibench.report import provenance, write_report
+
+TABLES = frozenset({".csv", ".md", ".tex"})
+DOCUMENT = "report.md"
+# What is made from pixels: tables by the beginning of their name, sections of the document by their title.
+OF_IMAGES = ("noise",)
+SECTIONS_OF_IMAGES = ("## Picture", "## Noise of the attack", "## Figures")
+# What may differ between two machines without any number being another one; it is told, and nothing more.
+_VERSIONS = re.compile(r"- apibench \S+; .*")
+_SAME = ("provenance", "store", "report", "label_rule", "bootstrap")  # of provenance.json
+_DRAWN_WITH = ("matplotlib", "numpy", "pillow")
+
+Line = tuple[int, str]  # its number, from 1, and what it says
+
+
+@dataclass(frozen=True)
+class Verification:
+    """``differences``: a line a file; ``notes``: what was not compared, and why; ``compared``: the files that were."""
+
+    compared: tuple[str, ...]
+    differences: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def holds(self) -> bool:
+        return not self.differences
+
+
+def verify_report(
+    store: Path, report: Path, campaign: str | None = None, *, against: str | None = None
+) -> Verification:
+    """Make the report again in a temporary folder and compare; nothing is written into ``report`` or the store.
+
+    ``campaign``: the one the report is of; None: what its provenance says. ``against``: what it was set against, if it was.
+    Raises ApibenchError where there is no such folder, the store cannot be read, or ``against`` is missing.
+    """
+    if not report.is_dir():
+        raise ApibenchError(
+            f"{report}: there is no such folder; 'apibench report --store {store} --out {report}' makes it"
+        )
+    about = provenance.read(report).get("report")
+    about = about if isinstance(about, dict) else {}
+    if campaign is None and isinstance(about.get("campaign"), str):
+        campaign = about["campaign"]
+    if against is None and isinstance(other := about.get("against"), dict):
+        what = ", ".join(f"{name} {text.plain(value, 60)}" for name, value in sorted(other.items()) if name != "sha256")
+        raise ApibenchError(f"{report}: was set against {what}; name that with --against")
+    unread = _unread(store, campaign)
+    with TemporaryDirectory(prefix="apibench-verify-") as folder:
+        again = Path(folder) / "report"
+        write_report(store, again, campaign, against)
+        comparison = _Comparison(store, report, again)
+        comparison.run()
+    return Verification(tuple(comparison.compared), (*unread, *comparison.differences), tuple(comparison.notes))
+
+
+def _unread(store: Path, campaign: str | None) -> list[str]:
+    """A line for each provider of which an answer's labels cannot be read from the raw response: they are only believed then."""
+    with ResponseStore.open(store, read_only=True) as opened, opened.reading() as connection:
+        answers = connection.execute(
+            "SELECT provider, sha256, raw FROM responses WHERE ?1 IS NULL OR campaign = ?1 ORDER BY provider, sha256",
+            (campaign,),
+        )
+        parsers: dict[str, Callable[[bytes], object] | None] = {}
+        lines: list[str] = []
+        failed: dict[str, list[str]] = {}
+        for provider, sha256, raw in answers:
+            if provider not in parsers:
+                parsers[provider] = _parser(provider, lines)
+            parse = parsers[provider]
+            try:
+                if parse is not None:
+                    parse(raw if isinstance(raw, bytes) else str(raw).encode())
+            except Exception as error:  # noqa: BLE001 - an adapter is somebody's package
+                message = error.message if isinstance(error, ProviderError) else str(error) or type(error).__name__
+                failed.setdefault(provider, []).append(f"{sha256[:12]}: {text.plain(message, 100)}")
+    for provider, those in failed.items():
+        first = f"the first: {those[0]}" if len(those) > 1 else those[0]
+        lines.append(f"{store.name}: {len(those)} raw responses of {provider} cannot be read again; {first}")
+    return lines
+
+
+def _parser(provider: str, lines: list[str]) -> Callable[[bytes], object] | None:
+    try:
+        parse: Callable[[bytes], object] = registry.adapter(provider).parse
+    except (ApibenchError, AttributeError) as error:
+        why = text.plain(error, 160)
+        lines.append(f"labels of {text.plain(provider, 40)} cannot be read from the raw responses: {why}")
+        return None
+    return parse
+
+
+@dataclass
+class _Comparison:
+    """``report`` is what is there, ``again`` what was made now."""
+
+    store: Path
+    report: Path
+    again: Path
+    compared: list[str] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def run(self) -> None:
+        wanted, there = _files(self.again), _files(self.report)
+        wanted.discard(provenance.NAME)
+        self._provenance()
+        for name in sorted(wanted):
+            self._file(name)
+        extra = {name for name in there - wanted if Path(name).suffix in TABLES}
+        self.differences += [
+            f"{text.plain(name)}: the report of this store has no such table" for name in sorted(extra)
+        ]
+
+    @cached_property
+    def said(self) -> dict[str, Any]:
+        return provenance.read(self.report)
+
+    @cached_property
+    def images_at_hand(self) -> bool:
+        """Whether every image that was asked about is where the store says, unchanged."""
+        with ResponseStore.open(self.store, read_only=True) as opened, opened.reading() as connection:
+            asked = connection.execute(
+                "SELECT folder, file, sha256 FROM images WHERE sha256 IN (SELECT sha256 FROM attempts)"
+            )
+            return all(_is_there(self.store.parent / folder / file, sha256) for folder, file, sha256 in asked)
+
+    @cached_property
+    def drawn_alike(self) -> bool:
+        """Whether pictures were drawn by the libraries that are here: other versions draw other bytes."""
+        there, here = self.said.get("versions"), provenance.versions()
+        return isinstance(there, dict) and all(there.get(name) == here.get(name) for name in _DRAWN_WITH)
+
+    def _provenance(self) -> None:
+        said, found = self.said, provenance.read(self.again)
+        if not said:
+            self.differences.append(f"{provenance.NAME}: not there, or not readable")
+            return
+        self.compared.append(provenance.NAME)
+        for name in _SAME:
+            if said.get(name) != found.get(name):
+                values = ", ".join(
+                    f"{how} {_short(one.get(name))}" for how, one in (("says", said), ("recomputed", found))
+                )
+                self.differences.append(f"{provenance.NAME}, {name}: {values}")
+                return
+
+    def _file(self, name: str) -> None:
+        try:
+            there, found = (self.report / name).read_bytes(), (self.again / name).read_bytes()
+        except OSError as error:
+            self.differences.append(
+                f"{name}: {'not there' if isinstance(error, FileNotFoundError) else error.strerror}"
+            )
+            return
+        pixels = Path(name).suffix not in TABLES or Path(name).name.startswith(OF_IMAGES)
+        if there == found:
+            self.compared.append(name)
+        elif pixels and (why := self._not_comparable(name)):
+            self._as_written(name, there, why)
+        elif name.endswith(".csv"):
+            self._differs(name, _first_cell(there, found))
+        elif Path(name).suffix in TABLES:
+            self._differs(name, self._first_line(name, there, found))
+        else:
+            self._differs(name, f"{len(there)} bytes, recomputed {len(found)}, and not the same ones")
+
+    def _differs(self, name: str, how: str) -> None:
+        self.compared.append(name)
+        if how:
+            self.differences.append(f"{name}{how if how.startswith(',') else f': {how}'}")
+
+    def _not_comparable(self, name: str) -> str:
+        if not self.images_at_hand:
+            return "the image files are not at hand"
+        return (
+            "" if Path(name).suffix in TABLES or self.drawn_alike else "it was drawn by other versions of the libraries"
+        )
+
+    def _as_written(self, name: str, there: bytes, why: str) -> None:
+        """Of a file that cannot be made again here: is it at least the one that was written?"""
+        hashes = self.said.get("files")
+        if not isinstance(hashes, dict) or hashes.get(name) != hashlib.sha256(there).hexdigest():
+            self._differs(name, f"changed since it was written ({provenance.NAME} has another hash)")
+        else:
+            self.notes.append(f"{name}: not compared, {why}")
+
+    def _first_line(self, name: str, there: bytes, found: bytes) -> str:
+        """The first line that differs, in words; nothing where only what may differ does."""
+        a, b = _lines(there), _lines(found)
+        if name == DOCUMENT and not self.images_at_hand:
+            a, b = _without(a, SECTIONS_OF_IMAGES), _without(b, SECTIONS_OF_IMAGES)
+            titles = ", ".join(title.removeprefix("## ") for title in SECTIONS_OF_IMAGES)
+            self.notes.append(f"{name}: sections not compared, the image files are not at hand: {titles}")
+        for (number, said), (_, says) in zip_longest(a, b, fillvalue=(0, "")):
+            if said == says:
+                continue
+            if name == DOCUMENT and _VERSIONS.fullmatch(said) and _VERSIONS.fullmatch(says):
+                self.notes.append(f"{name}: made with other versions ({said[2:]}), verified with {says[2:]}")
+                continue
+            return f", {f'line {number}' if number else 'its end'}: {_both(said, says)}"
+        return "" if len(a) == len(b) else ", its end: empty lines"
+
+
+def _files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def _is_there(path: Path, sha256: str) -> bool:
+    try:
+        return provenance.sha256(path) == sha256
+    except (OSError, ValueError):
+        return False
+
+
+def _lines(data: bytes) -> list[Line]:
+    return list(enumerate(data.decode("utf-8", "replace").split("\n"), 1))
+
+
+def _without(lines: Sequence[Line], titles: Collection[str]) -> list[Line]:
+    """Without the sections of these titles; of several of one title, without the first."""
+    kept, within, left = [], False, set(titles)
+    for number, line in lines:
+        if line.startswith("## "):
+            within = line in left
+            left.discard(line)
+        if not within:
+            kept.append((number, line))
+    return kept
+
+
+def _first_cell(there: bytes, found: bytes) -> str:
+    """The first cell of a CSV that differs, in words: its row (1 is the first below the head) and column."""
+    try:
+        a, b = (list(_rows(data)) for data in (there, found))
+    except csv.Error as error:
+        return f"cannot be read as CSV: {text.plain(error, 80)}"
+    head = b[0] if b else []
+    for number, (said, says) in enumerate(zip_longest(a, b)):
+        if said == says:
+            continue
+        if said is None or says is None:
+            return f", row {number}: {'not there' if said is None else 'one more than the store gives'}"
+        for column, (one, other) in enumerate(zip_longest(said, says, fillvalue="")):
+            if one != other:
+                name = text.plain(head[column], 60) if column < len(head) else str(column + 1)
+                return f", {f'row {number}' if number else 'its head'}, column {name}: {_both(one, other)}"
+        return f", row {number}: {len(said)} cells, recomputed {len(says)}"
+    return "the same cells, but not the same bytes"
+
+
+def _rows(data: bytes) -> Iterator[list[str]]:
+    with closing(StringIO(data.decode("utf-8", "replace"), newline="")) as file:
+        yield from csv.reader(file)
+
+
+def _both(said: str, says: str) -> str:
+    """What two texts say, from shortly before they part."""
+    same = next((i for i, (a, b) in enumerate(zip(said, says, strict=False)) if a != b), min(len(said), len(says)))
+    start = max(0, same - 12)
+    shown = [("…" if start else "") + text.plain(one[start:], 48) if one else "nothing" for one in (said, says)]
+    return f"says {shown[0]}, recomputed {shown[1]}"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, dict) and "sha256" in value:
+        return f"{text.plain(value.get('name', ''), 40)} with SHA-256 {text.plain(value['sha256'], 16)}"
+    return text.plain(value, 80)

@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from apibench.cli import cli
+from apibench.errors import ApibenchError
+from apibench.imageset import encode_png
+from apibench.query.contract import Label
+from apibench.report import provenance, write_report
+from apibench.report.verify import Verification, verify_report
+from apibench.terminal import run_command
+from tests.conftest import paint
+from tests.storemaker import StoreMaker
+
+ATTACK = "mi-di/eps16"
+SAID = {"clean": ["Dog", "Cat"], ATTACK: ["Fox", "Dog"], f"{ATTACK}+ncis/2": ["Dog"], "clean+ncis/2": ["Dog"]}
+Streams = pytest.CaptureFixture[str]
+
+
+def raw(names: list[str]) -> bytes:
+    """What AWS Rekognition says of an image."""
+    labels = [{"Name": name, "Confidence": 90 - 10 * rank, "Parents": []} for rank, name in enumerate(names)]
+    return json.dumps({"Labels": labels, "LabelModelVersion": "3.0"}).encode()
+
+
+def make_store(folder: Path, *, images: bool = False, campaigns: tuple[str, ...] = ("default",)) -> Path:
+    """Four photographs, an attack and a purifier, answered by what looks like AWS; with ``images`` their files too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    maker = StoreMaker(folder / "store.sqlite")
+    for campaign in campaigns:
+        for number, source in enumerate("ABCD"):
+            for variant, names in SAID.items():
+                data = b""
+                where = "sets/" + variant.replace("/", "-")
+                if images:
+                    data = encode_png(paint(number + 10 * len(variant), 24, 32))
+                    (folder / where).mkdir(parents=True, exist_ok=True)
+                    (folder / where / f"{source}.png").write_bytes(data)
+                labels = [Label(name, (90 - 10 * rank) / 100) for rank, name in enumerate(names)]
+                about = {"raw": raw(names), "version": "3.0", "folder": where, "file": f"{source}.png"}
+                maker.ask(source, variant, labels, provider="aws", data=data, campaign=campaign, **about)  # type: ignore[arg-type]
+    return maker.close()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return make_store(tmp_path / "run")
+
+
+@pytest.fixture
+def report(store: Path, tmp_path: Path) -> Path:
+    return write_report(store, tmp_path / "report").report.parent
+
+
+def change(store: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(store)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    content = path.read_text(encoding="utf-8")
+    assert old in content
+    path.write_text(content.replace(old, new, 1), encoding="utf-8")
+
+
+def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def names(found: Verification) -> set[str]:
+    """The files that differ."""
+    return {line.partition(",")[0].partition(":")[0] for line in found.differences}
+
+
+def test_a_report_is_what_its_store_says_and_nothing_is_written(store: Path, report: Path, capsys: Streams) -> None:
+    before = snapshot(report), snapshot(store.parent)
+    assert run_command(cli, ["report", "--store", str(store), "--out", str(report), "--verify"]) == 0
+    assert "is what the raw responses of" in capsys.readouterr().out
+    assert (snapshot(report), snapshot(store.parent)) == before
+    compared = verify_report(store, report).compared
+    assert {"table.csv", "answers.csv", "noise.csv", "report.md", "index.html"} <= set(compared)
+    # Every table is looked at, whatever tables a report has.
+    assert {
+        path.relative_to(report).as_posix() for path in report.rglob("*") if path.suffix in (".csv", ".md", ".tex")
+    } <= set(compared)
+
+
+def test_a_changed_number_is_found_with_its_row_and_column(store: Path, report: Path, capsys: Streams) -> None:
+    replace(report / "answers.csv", "Fox", "Wolf")
+    assert run_command(cli, ["report", "--store", str(store), "--out", str(report), "--verify"]) == 3
+    told = capsys.readouterr()
+    assert told.err == "differs: answers.csv, row 13, column label_1: says Wolf, recomputed Fox\n"
+    assert "is what the raw responses" not in told.out
+
+
+def test_a_changed_line_of_the_document_is_found(store: Path, report: Path) -> None:
+    replace(report / "report.md", "10000 resamples", "9000 resamples")
+    (line,) = verify_report(store, report).differences
+    assert line.startswith("report.md, line ")
+    assert "says …" in line
+    assert "9000" in line
+    assert "recomputed …" in line
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".md", ".tex"])
+def test_every_table_counts(store: Path, report: Path, suffix: str) -> None:
+    for path in sorted(path for path in report.rglob(f"*{suffix}") if path.is_file()):
+        content = path.read_bytes()
+        path.write_bytes(content + b"1\n")
+        assert names(verify_report(store, report)) == {path.relative_to(report).as_posix()}
+        path.write_bytes(content)
+
+
+def test_a_changed_raw_response_is_found_though_its_stored_labels_are_as_they_were(store: Path, report: Path) -> None:
+    with closing(sqlite3.connect(store)) as connection:
+        connection.execute(
+            "UPDATE responses SET raw = ? WHERE sha256 = (SELECT sha256 FROM images WHERE variant = ? AND source = 'A')",
+            (raw(["Dog"]), ATTACK),
+        )
+        connection.commit()
+    found = verify_report(store, report)
+    assert {"table.csv", "answers.csv", "report.md", "provenance.json"} <= names(found)
+    assert "answers.csv, row 13, column agrees_top1: says 0, recomputed 1" in found.differences
+
+
+def test_changed_stored_labels_are_found_too(store: Path, report: Path) -> None:
+    change(store, "UPDATE responses SET labels = '[]'")
+    assert {"report.md", "provenance.json"} <= names(verify_report(store, report))
+
+
+@pytest.mark.parametrize("name", ["table.csv", "report.md", "index.html", "provenance.json"])
+def test_a_missing_file_is_found(store: Path, report: Path, name: str) -> None:
+    (report / name).unlink()
+    (line,) = verify_report(store, report).differences
+    assert line.startswith(f"{name}: not there")
+
+
+def test_a_table_too_many_is_found(store: Path, report: Path) -> None:
+    (report / "table-2.csv").write_text("provider\n")
+    assert verify_report(store, report).differences == ("table-2.csv: the report of this store has no such table",)
+
+
+def test_a_report_of_another_store_is_found(report: Path, tmp_path: Path) -> None:
+    maker = StoreMaker(tmp_path / "other.sqlite")
+    maker.ask("A", "clean", [Label("Cow", 0.9)], provider="aws", raw=raw(["Cow"]), version="3.0")
+    found = verify_report(maker.close(), report)
+    assert any(line.startswith("provenance.json, store: says store.sqlite with SHA-256") for line in found.differences)
+    assert {"table.csv", "answers.csv", "report.md"} <= names(found)
+
+
+def test_a_report_of_one_campaign_is_verified_as_one(tmp_path: Path) -> None:
+    store = make_store(tmp_path, campaigns=("may", "june"))
+    write_report(store, tmp_path / "report", "may")
+    assert verify_report(store, tmp_path / "report").holds
+    assert not verify_report(store, tmp_path / "report", "june").holds
+
+
+def test_a_report_that_was_set_against_another_campaign(tmp_path: Path) -> None:
+    store = make_store(tmp_path, campaigns=("may", "june"))
+    write_report(store, tmp_path / "report", "june", "may")
+    with pytest.raises(ApibenchError, match=r"was set against campaign may.*; name that with --against"):
+        verify_report(store, tmp_path / "report")
+    assert verify_report(store, tmp_path / "report", against="may").holds
+    replace(tmp_path / "report" / "tables" / "against.md", "then", "when")
+    assert names(verify_report(store, tmp_path / "report", against="may")) == {"tables/against.md"}
+
+
+def test_labels_that_only_the_store_tells_do_not_count(tmp_path: Path) -> None:
+    maker = StoreMaker(tmp_path / "store.sqlite")
+    maker.ask("A", "clean", ["dog"])  # of a provider without an adapter
+    maker.ask("A", ATTACK, [Label("Dog", 0.9)], provider="aws", raw=b"{")  # of one that cannot read this
+    write_report(maker.close(), tmp_path / "report")
+    first, second = verify_report(maker.path, tmp_path / "report").differences
+    assert first.startswith("labels of acme cannot be read from the raw responses: acme: no adapter")
+    assert second.startswith("store.sqlite: 1 raw responses of aws cannot be read again; ")
+
+
+def test_no_report_is_nothing_to_verify(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(ApibenchError, match="there is no such folder"):
+        verify_report(store, tmp_path / "nowhere")
+
+
+# --- with image files, and without ---
+
+
+def test_pictures_count_where_the_images_are_at_hand(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "run", images=True)
+    report = write_report(store, tmp_path / "report").report.parent
+    assert verify_report(store, report).holds
+    for name in ("picture.png", "index.html"):
+        content = (report / name).read_bytes()
+        (report / name).write_bytes(content + b" ")
+        assert names(verify_report(store, report)) == {name}
+        (report / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["removed", "changed"])
+def test_where_they_are_not_it_is_said_and_the_files_must_be_those_that_were_written(tmp_path: Path, how: str) -> None:
+    store = make_store(tmp_path / "run", images=True)
+    report = write_report(store, tmp_path / "report").report.parent
+    if how == "removed":
+        shutil.rmtree(store.parent / "sets")
+    else:
+        (store.parent / "sets" / "clean" / "A.png").write_bytes(b"another")
+    found = verify_report(store, report)
+    assert found.holds
+    assert any(line.startswith("index.html: not compared, the image files are not at hand") for line in found.notes)
+    assert any(line.startswith("report.md: sections not compared") for line in found.notes)
+
+    replace(report / "noise.csv", "16", "17")
+    assert names(verify_report(store, report)) == {"noise.csv"}
+    replace(
+        report / "report.md", "## What was asked", "A line more\n\n## What was asked"
+    )  # in the section of the noise
+    replace(report / "report.md", "10000 resamples", "9000 resamples")
+    assert names(verify_report(store, report)) == {"noise.csv", "report.md"}
+
+
+@pytest.mark.parametrize("version", ["0.0.0"])
+def test_other_versions_of_the_libraries_are_told_and_no_difference(
+    store: Path, report: Path, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from apibench.report import document
+
+    known: Callable[[str], str] = document.version
+    monkeypatch.setattr(document, "version", lambda name: version if name == "numpy" else known(name))
+    found = verify_report(store, report)
+    assert found.holds
+    assert any("made with other versions" in line and "numpy 0.0.0" in line for line in found.notes)
+
+
+# --- provenance ---
+
+
+def test_provenance_names_store_rule_seed_and_every_file_and_no_folder_of_this_machine(
+    store: Path, report: Path
+) -> None:
+    text = (report / provenance.NAME).read_text()
+    found = json.loads(text)
+    assert found["store"] == {"name": "store.sqlite", "sha256": provenance.sha256(store)}
+    assert found["bootstrap"]["seed"] is not None
+    assert found["label_rule"]
+    assert found["versions"]["numpy"]
+    assert set(found["files"]) == {
+        path.relative_to(report).as_posix()
+        for path in report.rglob("*")
+        if path.is_file() and path.name != provenance.NAME
+    }
+    assert all(provenance.sha256(report / name) == digest for name, digest in found["files"].items())
+    assert str(store.parent) not in text
+    assert str(Path.home()) not in text
+
+
+def test_the_same_store_gives_the_same_bytes(store: Path, report: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "elsewhere"
+    copied.mkdir()
+    shutil.copy(store, copied)
+    write_report(copied / store.name, copied / "report")
+    assert (copied / "report" / provenance.NAME).read_bytes() == (report / provenance.NAME).read_bytes()
+
+
+def test_the_recipe_of_the_run_is_in_it_without_folders(store: Path, tmp_path: Path) -> None:
+    recipe = store.parent / provenance.RUN_RECIPE
+    recipe.write_text('name = "mine"\n[images]\nsource = "/home/somebody/photos"\n[generate]\nseed = 7\n')
+    write_report(store, tmp_path / "report")
+    found = provenance.read(tmp_path / "report")["recipe"]
+    assert found["sha256"] == provenance.sha256(recipe)
+    assert found["content"] == {"name": "mine", "images": {"source": "…/photos"}, "generate": {"seed": 7}}
+
+
+def test_image_sets_at_hand_are_named_by_their_manifest(store: Path, tmp_path: Path) -> None:
+    folder = store.parent / "sets" / "clean"
+    folder.mkdir(parents=True)
+    (folder / "set.json").write_text('{"stage": "import", "max_side": 64}')
+    (folder / "manifest.jsonl").write_text("{}\n")
+    write_report(store, tmp_path / "report")
+    (found,) = provenance.read(tmp_path / "report")["image_sets"]
+    assert found["name"] == "clean"
+    assert found["made_by"] == {"stage": "import", "max_side": 64}
+    assert found["manifest_sha256"] == provenance.sha256(folder / "manifest.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("file:resnet18=/home/somebody/my.pth?mean=0.5", "file:resnet18=…/my.pth?mean=0.5"),
+        ("/home/somebody/photos", "…/photos"),
+        ("~/photos/cats", "…/cats"),
+        ("C:\\Users\\somebody\\cats", "…/cats"),
+        ("cannot read '/tmp/x/y.png'", "cannot read '…/y.png'"),
+        ("https://example.com/a/b", "https://example.com/a/b"),
+        ("pypi:foolbox", "pypi:foolbox"),
+        ("data/photos", "data/photos"),
+    ],
+)
+def test_a_path_loses_its_folders_and_nothing_else_does(text: str, plain: str) -> None:
+    assert provenance.without_folders({"a": [text]}) == {"a": [plain]}
