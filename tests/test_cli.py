@@ -64,7 +64,7 @@ def start(*words: str) -> subprocess.Popen[str]:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_whole_run_and_a_second_one_that_does_nothing(folder: Path, tmp_path: Path, capsys: Streams) -> None:
