@@ -200,12 +200,14 @@ def test_a_killed_process_is_told_in_a_line(tmp_path: Path) -> None:
 
 
 IN_TWO_PROCESSES = """
+import signal
 import sys
 from pathlib import Path
 from apibench import engines
 from apibench.engines import EngineSettings
 from tests.test_engines import RECORDS, Patient
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where the tests run in the background of a shell
     engines.run(Patient(Path(sys.argv[1])), RECORDS, EngineSettings(workers=2, threads=1))
 """
 

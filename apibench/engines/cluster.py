@@ -117,9 +117,7 @@ class _Run:
         for _ in range(min(self.workers, len(self.todo))):
             self._start()
         while self.todo or self.works:
-            while self.todo and self.idle:
-                worker, chunk = self.idle.pop(), self.todo.popleft()
-                self.works[worker.make.remote(chunk)] = worker, chunk
+            self._hand_out()
             if not self.todo:
                 self.idle.clear()  # an idle one may be on a machine that is gone; for what is lost from now on another is started
             ready, _ = ray.wait([*self.works, *self.begins], timeout=None if self.works else WAIT_FOR_A_WORKER)
@@ -130,6 +128,12 @@ class _Run:
                 )
             self._over(ready[0])
         return self.failed
+
+    def _hand_out(self) -> None:
+        # By itself, so that no name holds on to a worker: one that nothing holds on to ends, and another may have its place.
+        while self.todo and self.idle:
+            worker, chunk = self.idle.pop(), self.todo.popleft()
+            self.works[worker.make.remote(chunk)] = worker, chunk
 
     def _room(self) -> int:
         """Workers that the cluster has room for."""
