@@ -53,6 +53,7 @@ def open_images(
     """
     from apibench import sources
 
+    _check_counts(limit=limit)
     if clean_out is None and not ImageSet.is_set(Path(source)):
         raise ApibenchError(f"{source}: photographs become an image set; say where with clean_out")
     csv = None if labels is None else Path(labels)
@@ -158,10 +159,14 @@ def query_images(
     max_cost: float | None = None,
     on_uncertain: str = "ask-again",
     batch: int = 1,
+    concurrency: int | None = None,
     timeout: float = 30.0,
     per_second: float | None = None,
     settings: Mapping[str, str | int | float | bool] | None = None,
     endpoint: str | None = None,
+    prices: AnyPath | None = None,
+    record: AnyPath | None = None,
+    replay: AnyPath | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> QueryReport:
     """Ask a provider about every image that has no stored answer, as ``apibench query`` does, and keep what it says.
@@ -169,10 +174,15 @@ def query_images(
     **Without** ``emulated`` **this costs money**: the vendor is asked, with the keys of this process' environment; ``max_calls``
     and ``max_cost`` (US dollars by list price) cap the campaign over all starts. ``emulated``: a local emulator is asked with
     fake keys, and the classifier ``target`` answers. ``timeout`` in seconds, ``per_second`` in requests (None: what the vendor
-    documents). Images without an answer are named in a warning. Raises ApibenchError where nobody can be asked.
+    documents); ``concurrency``: requests at a time (None: by the rate). ``prices``: a price list of one's own. ``record``: a
+    cassette that what is said is written to; ``replay``: one that answers, for nothing. Images without an answer are named in a
+    warning. Raises ApibenchError where a value is none the command takes, or nobody can be asked.
     """
     from apibench.query import stage
 
+    if on_uncertain not in list(OnUncertain):
+        raise ApibenchError(f"on_uncertain {on_uncertain!r}: must be one of {', '.join(OnUncertain)}")
+    _check_counts(max_calls=max_calls, batch=batch, concurrency=concurrency)
     query = stage.QuerySettings(
         provider=provider,
         campaign=campaign,
@@ -183,9 +193,13 @@ def query_images(
         max_cost=max_cost,
         on_uncertain=OnUncertain(on_uncertain),
         batch=batch,
+        concurrency=concurrency,
         timeout=timeout,
         per_second=per_second,
         settings=settings or {},
+        prices=_path(prices),
+        record=_path(record),
+        replay=_path(replay),
     )
     sets = [images] if isinstance(images, ImageSet) else list(images)
     report = stage.query_images(sets, Path(store), query, say=say)
@@ -275,6 +289,16 @@ def run_recipe(
     result = run.run(loaded, say, file.read_bytes())
     _warn(result.problems)
     return result
+
+
+def _check_counts(**counts: int | None) -> None:
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ApibenchError(f"{name} {count}: must be at least 1")
+
+
+def _path(given: AnyPath | None) -> Path | None:
+    return None if given is None else Path(given)
 
 
 def _warn(reasons: Iterable[str]) -> None:

@@ -260,8 +260,8 @@ def test_an_id_of_the_form_of_a_key_is_none_where_ids_stand_and_one_elsewhere(tm
     maker.ask("A", "clean", ["dog"], raw=json.dumps({"id": HEX[::-1]}).encode(), settings=settings, version=HEX)
     maker.close()
     assert HEX in (export_store(maker.path, tmp_path / "published").folder / "responses.jsonl").read_text()
-    change(maker.path, "UPDATE images SET image_id = '" + KEYS["Clarifai"] + "'")
-    with pytest.raises(ApibenchError, match="table images, row 1, image_id: what looks like a key of 32 hexadecimal"):
+    change(maker.path, "UPDATE images SET variant = '" + KEYS["Clarifai"] + "'")
+    with pytest.raises(ApibenchError, match="table images, row 1, variant: what looks like a key of 32 hexadecimal"):
         export_store(maker.path, tmp_path / "again")
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Sheet
 from PIL import Image
 
-from apibench.report import compare, figures, frames, write_report
+from apibench.report import classes, compare, figures, frames, write_report
+from apibench.report.classes import short
 from apibench.report.figures import agreement, canvas, others
 from apibench.report.picture import Files
 from tests.storemaker import StoreMaker
@@ -217,3 +221,46 @@ def test_a_home_that_cannot_be_written_does_not_matter(tmp_path: Path) -> None:
         [sys.executable, "-c", code], check=True, timeout=300, env=about, capture_output=True, text=True, cwd=Path.cwd()
     )
     assert (found.stdout, found.stderr) == ("7\n", "")
+
+
+def test_a_warning_is_never_cut_and_names_stay_apart() -> None:
+    group = compare.Group("may", "acme", "emulated", "{}", "", "Acme", "")
+    groups = [replace(group, network=f"pypi:a_network_with_a_long_name_{number}") for number in range(4)]
+    sheet, _ = canvas.panels(1)
+    canvas.finish(sheet, "x", "A title", "", groups)
+    said = sheet.get_suptitle()
+    assert "not by a vendor." in said.replace("\n", " ")
+    assert max(map(len, said.splitlines())) <= 13 * sheet.get_figwidth()
+    long = [short(f"bilateral:sigma_space=2.0,sigma_color=0.10,window={last}/1") for last in (5, 7)]
+    assert len(set(long)) == 2
+    assert max(map(len, long)) == 40
+
+
+def test_purifiers_that_the_heat_map_leaves_out_are_counted(tmp_path: Path) -> None:
+    maker = StoreMaker(tmp_path / "store.sqlite")
+    for variant in ("clean", "mi/eps8", *(f"mi/eps8+p/{number}" for number in range(1, 15))):
+        maker.ask("A", variant, ["dog"], truth=207)
+    assert "2 more purifiers are not shown" in drawn(maker.close())["classes-mi-eps8"].caption
+
+
+def test_class_sheets_of_one_provider_say_which_origin_and_settings_they_are_of(tmp_path: Path) -> None:
+    maker = StoreMaker(tmp_path / "store.sqlite")
+    for about in ({"origin": "emulated"}, {"origin": "custom"}, {"origin": "custom", "settings": '{"top": 5}'}):
+        for variant in ("clean", "mi/eps8"):
+            maker.ask("A", variant, ["dog"], truth=207, **about)
+    groups = compare.answers(frames.read(maker.close()))
+    sheets = [classes.sheet(answers, "mi/eps8", []) for answers in groups]
+    assert len({one.title for one in sheets if one}) == 3
+
+
+@pytest.mark.parametrize("what", ["pipe", "device", "empty", "large"])
+def test_what_is_no_file_of_an_image_is_not_read(tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("apibench.report.picture.MOST_BYTES", 3)
+    monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail(f"{self.name} was read"))
+    folder, name = ("/dev", "zero") if what == "device" else (".", "x.png")
+    if what == "pipe":
+        os.mkfifo(tmp_path / name)
+    elif what != "device":
+        (tmp_path / name).write_text("" if what == "empty" else "long")
+    row = {"attack": "clean", "purifier": "none", "source": "A", "folder": folder, "file": name, "sha256": "0"}
+    assert Files(tmp_path / "store.sqlite", pd.DataFrame([row])).pixels("clean", "none", "A") is None

@@ -20,7 +20,7 @@ from apibench.labels.tree import ALIASES, tree
 
 # What RULE_VERSION stands for. Whoever changes a list or a limit gives the rule a new version, and enters it here: results of
 # two versions are not comparable, and a report names the version.
-VERSIONS = {"1": "fe56706cb3bef88c"}
+VERSIONS = {"1": "fe56706cb3bef88c", "2": "3b2c02d4b2d81e37"}
 
 NAMES = [
     ("Golden Retriever", 207, "name", 0),

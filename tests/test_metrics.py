@@ -136,7 +136,7 @@ def test_proportion_leaves_out_what_is_not_known_and_bounds_it() -> None:
     assert share.value == pytest.approx(2 / 3)
     assert share.worst == 2 / 4
     assert share.best == 3 / 4
-    assert metrics.complement(share) == metrics.Proportion(1, 3, 1)
+    assert metrics.complement(share) == metrics.Proportion(1, 3, 1, bad=True)
 
 
 def test_proportion_of_nothing_has_no_value() -> None:
@@ -309,3 +309,10 @@ def test_recovery_never_exceeds_one_and_matches_the_shares(pairs: list[tuple[boo
         assert found.value == pytest.approx((share_p - share_a) / (1 - share_a))
         assert found.value <= 1.0
         assert found.high <= 1.0
+
+
+def test_the_worst_case_of_a_harm_is_the_highest_it_can_be() -> None:
+    clean = metrics.Proportion(6, 8, 2)
+    cost = metrics.complement(clean)
+    assert (cost.k, cost.worst, cost.best) == (2, 4 / 10, 2 / 10)
+    assert metrics.complement(cost) == clean

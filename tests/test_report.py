@@ -92,7 +92,7 @@ def test_every_number_of_a_known_store(known: Path, tmp_path: Path) -> None:
     # Clean, purified: A, B, C of A, B, C, D; E was not asked about.
     assert [ncis[f"clean_top1{end}"] for end in ("", "_k", "_n", "_left_out")] == ["0.75", "3", "4", "1"]
     assert [ncis[f"clean_top5{end}"] for end in ("", "_k", "_n")] == ["1", "4", "4"]
-    assert [ncis[f"cost{end}"] for end in ("", "_k", "_n", "_worst", "_best")] == ["0.25", "1", "4", "0.2", "0.4"]
+    assert [ncis[f"cost{end}"] for end in ("", "_k", "_n", "_worst", "_best")] == ["0.25", "1", "4", "0.4", "0.2"]
     # Purified: B, C, E of A-E; D was refused, which disagrees.
     assert [ncis[f"purified_top1{end}"] for end in ("", "_k", "_n", "_left_out")] == ["0.6", "3", "5", "0"]
     # Pairs: A, B, C, D; won B and C, lost A. Recovery: (2 - 1) of 3.

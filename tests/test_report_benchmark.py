@@ -287,3 +287,22 @@ def test_the_smallest_difference_is_in_the_table(maker: StoreMaker, tmp_path: Pa
     ask_many(maker, {"none": 20, "ncis/2": 40})
     (_, row) = read_csv(write_report(maker.close(), tmp_path / "out").table)
     assert float(row["gain_could_show"]) == pytest.approx(metrics.smallest_difference(100, 0.2))
+
+
+def test_a_tie_for_the_second_place_marks_nothing_unless_both_are_behind(maker: StoreMaker) -> None:
+    for i in range(60):
+        maker.ask(f"{i:03}", "clean", ["a"])
+        maker.ask(f"{i:03}", ATTACK, ["b"])
+        for name, kept in (("pa", i < 35), ("pb", i < 21), ("pc", i >= 39)):
+            maker.ask(f"{i:03}", f"{ATTACK}+{name}", ["a"] if kept else ["b"])
+    (sheet,) = (one for one in benchmark.sheets(answers(maker.close())) if one.name.startswith("agreement"))
+    assert [record["robust_best"] for record in sheet.records] == [0, 0, 0, 0]
+
+
+def test_emulated_answers_played_back_are_emulated_still(maker: StoreMaker, tmp_path: Path) -> None:
+    for variant in ("clean", ATTACK):
+        maker.ask("A", variant, ["a"], origin="replay of emulated")
+    written = write_report(maker.close(), tmp_path / "out")
+    assert "EMULATED: answered by net-a" in written.main_table
+    assert "REPLAYED" in written.main_table
+    assert "0 (emulated: nothing was paid)" in written.report.read_text(encoding="utf-8")

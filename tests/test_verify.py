@@ -147,7 +147,7 @@ def test_a_missing_file_is_found(store: Path, report: Path, name: str) -> None:
 
 def test_a_table_too_many_is_found(store: Path, report: Path) -> None:
     (report / "table-2.csv").write_text("provider\n")
-    assert verify_report(store, report).differences == ("table-2.csv: the report of this store has no such table",)
+    assert verify_report(store, report).differences == ("table-2.csv: is no file of the report of this store",)
 
 
 def test_a_report_of_another_store_is_found(report: Path, tmp_path: Path) -> None:
@@ -188,6 +188,37 @@ def test_labels_that_only_the_store_tells_do_not_count(tmp_path: Path) -> None:
 def test_no_report_is_nothing_to_verify(store: Path, tmp_path: Path) -> None:
     with pytest.raises(ApibenchError, match="there is no such folder"):
         verify_report(store, tmp_path / "nowhere")
+
+
+def test_any_file_too_many_is_found(store: Path, report: Path) -> None:
+    (report / "figures" / "more.png").parent.mkdir(exist_ok=True)
+    (report / "figures" / "more.png").write_bytes(b"x")
+    assert names(verify_report(store, report)) == {"figures/more.png"}
+
+
+def test_an_identical_store_of_another_name_is_the_same(store: Path, report: Path) -> None:
+    found = verify_report(store.rename(store.with_name("copy.sqlite")), report)
+    assert found.differences == ()
+    assert any("named otherwise" in line for line in found.notes)
+
+
+def test_a_hash_in_the_provenance_is_held_against_the_file(store: Path, report: Path) -> None:
+    replace(report / "provenance.json", provenance.sha256(report / "table.csv"), "0" * 64)
+    assert names(verify_report(store, report)) == {"table.csv"}
+
+
+def test_a_line_of_versions_says_nothing_else(store: Path, report: Path) -> None:
+    replace(report / "report.md", "; numpy ", "; all is well, numpy ")
+    (line,) = verify_report(store, report).differences
+    assert line.startswith("report.md, line ")
+
+
+def test_sections_left_out_have_to_be_as_written(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "run", images=True)
+    report = write_report(store, tmp_path / "report").report.parent
+    shutil.rmtree(store.parent / "sets")
+    replace(report / "report.md", "## Noise of the attack", "## Noise of the attack\n\nAnother")
+    assert names(verify_report(store, report)) == {"report.md"}
 
 
 # --- with image files, and without ---

@@ -43,7 +43,7 @@ from apibench_adapters.common import (
     unreadable,
     whole,
 )
-from apibench_adapters.deadline import bound_boto, within
+from apibench_adapters.deadline import bound_boto, has_left, within
 
 if TYPE_CHECKING:
     from mypy_boto3_rekognition import RekognitionClient
@@ -303,12 +303,10 @@ def _from_sdk(error: Exception) -> ProviderError:
         return ProviderError(ErrorKind.CREDENTIALS, message, sent=False)
     if isinstance(error, sdk.ParamValidationError):
         return ProviderError(ErrorKind.REJECTED, message, sent=False)
-    # Refused, unresolved or never connected, or not whom we trust.
-    never = isinstance(error, sdk.EndpointConnectionError | sdk.ConnectTimeoutError | sdk.ProxyConnectionError)
-    if isinstance(error, sdk.ConnectionError):  # with the others of its kind nothing was processed
-        return ProviderError(
-            ErrorKind.TRANSIENT, message, sent=not (never or "CERTIFICATE_VERIFY_FAILED" in str(error))
-        )
-    if isinstance(error, sdk.HTTPClientError | OSError):
-        return ProviderError(ErrorKind.TRANSIENT, message, uncertain=True)
+    if isinstance(error, sdk.ConnectionError | sdk.HTTPClientError | OSError):
+        sent = has_left()
+        if sent is None:  # no connection was asked for: refused, unresolved or never connected, or not whom we trust?
+            never = isinstance(error, sdk.EndpointConnectionError | sdk.ConnectTimeoutError | sdk.ProxyConnectionError)
+            sent = not (never or "CERTIFICATE_VERIFY_FAILED" in str(error))
+        return ProviderError(ErrorKind.TRANSIENT, message, uncertain=sent, sent=sent)
     return ProviderError(ErrorKind.PROTOCOL, message, uncertain=True)

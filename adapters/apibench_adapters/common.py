@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from apibench.query.contract import ErrorKind, Exchange, ProviderError, ProviderOptions, WireKind
 from apibench.query.redact import MOST_KEPT, redact, redact_body
+from apibench_adapters.deadline import has_left
 
 __all__ = ["MOST_KEPT", "redact", "redact_body"]  # the contract's half on secrets, from where the adapters look for it
 
@@ -152,7 +153,12 @@ class Call(threading.local):
 
 
 def never_sent(error: BaseException) -> bool:
-    """Whether an error of requests says that nothing was sent: refused, unresolved, never connected, or not whom we trust."""
+    """Whether nothing was sent: the connection knows; else an error of requests says it.
+
+    Refused, unresolved, never connected, or not whom we trust.
+    """
+    if (left := has_left()) is not None:
+        return not left
     from requests import exceptions as of_requests
     from urllib3.exceptions import NewConnectionError
 

@@ -3,6 +3,8 @@
 A reply that trickles, headers or body, would keep a call going for as long as the server likes; so every read and write of a
 connection gets the time that is left of the call, and at its end is the time-out that it always was. urllib3, which all the
 vendors' SDKs over HTTP stand on, lets a pool's connections be of a class of one's own; there is no thread and no timer.
+
+The same connections know what no error says for certain: whether anything of the request has left (:func:`has_left`).
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ class _Clock(threading.local):
 
     seconds: float = 0.0
     until: float | None = None  # on the monotonic clock
+    left: bool | None = None  # see has_left
 
 
 _clock = _Clock()
@@ -38,11 +41,19 @@ def within(seconds: float) -> Iterator[None]:
 
     A connection that has to be made first takes none of them: it has its own timeout, and nothing is billed before it is there.
     """
-    _clock.seconds, _clock.until = seconds, time.monotonic() + seconds
+    _clock.seconds, _clock.until, _clock.left = seconds, time.monotonic() + seconds, None
     try:
         yield
     finally:
         _clock.until = None
+
+
+def has_left() -> bool | None:
+    """Whether any byte of this thread's last request has left; None where no bounded connection was asked for that.
+
+    What a proxy is told to get a connection, and what TLS says before there is one, is nothing of the request.
+    """
+    return _clock.left
 
 
 def bound(pools: MutableMapping[str, Any]) -> None:
@@ -131,13 +142,22 @@ class _Connection:
 
     response_class = _Response
     sock: Any
+    _connecting = False
 
     def connect(self) -> None:
-        super().connect()  # type: ignore[misc]
+        _clock.left, self._connecting = False, True
+        try:
+            super().connect()  # type: ignore[misc]
+        finally:
+            self._connecting = False
         if _clock.until is not None:
             _clock.until = time.monotonic() + _clock.seconds
 
     def send(self, data: Any) -> Any:
+        if self.sock is None and not self._connecting:
+            self.connect()
         if self.sock is not None:
             _allow(self.sock)
+        if not self._connecting:
+            _clock.left = True  # before it goes: some of it may, and then the connection break
         return super().send(data)  # type: ignore[misc]

@@ -15,7 +15,7 @@ from typing import Any
 from apibench.query.contract import ErrorKind, ProviderError
 from apibench_adapters.common import UNREADABLE, kind_of_status, redact, redact_body, seconds
 from apibench_adapters.protobuf import Message
-from apibench_adapters.rpc import KINDS, MAYBE_DONE, Status
+from apibench_adapters.rpc import KINDS, MAYBE_DONE, NOT_THERE, Status
 
 DETAILS = "grpc-status-details-bin"
 
@@ -103,7 +103,7 @@ class Failure:
 def of_reply(status: int, raw: bytes, images: int, retry_after: str | None, *secrets: str) -> ProviderError:
     """A reply over HTTP that is no 200. What the service reported is certain; a gateway's 5xx says nothing of what it did."""
     failure = Failure.of_json(raw)
-    kind = failure.kind(images) if failure else None
+    kind = failure.kind(images) or NOT_THERE.get(failure.name) if failure else None
     if kind is None:
         kind = ErrorKind.PROTOCOL if status == 413 and images > 1 else kind_of_status(status)
     name = (failure.name if failure else "") or f"HTTP {status}"

@@ -45,6 +45,8 @@ class RestConnection:
             for prefix in ("https://", "http://"):
                 session.mount(prefix, HTTPAdapter(pool_connections=1, pool_maxsize=options.concurrency, max_retries=0))
         bound_session(session)
+        if (of_tokens := getattr(session, "_auth_request_session", None)) is not None:
+            bound_session(of_tokens)  # a token that trickles in would keep the call waiting just as well
         if options.emulated:
             session.trust_env = False  # no proxy, no .netrc, no bundle of certificates
 

@@ -28,8 +28,9 @@ KINDS = {
     "UNAVAILABLE": ErrorKind.TRANSIENT,
     "DATA_LOSS": ErrorKind.TRANSIENT,
     "UNAUTHENTICATED": ErrorKind.CREDENTIALS,
-    "UNIMPLEMENTED": ErrorKind.CREDENTIALS,  # no such service at this address: whatever is asked there
 }
+# Of a whole call: no such service at this address, whatever is asked there. Of one image it says no such thing.
+NOT_THERE = {"UNIMPLEMENTED": ErrorKind.CREDENTIALS}
 # Whoever says so: it is not said that the work was not done.
 MAYBE_DONE = frozenset({"CANCELLED", "UNKNOWN", "DEADLINE_EXCEEDED"})
 # Those that the client's own library also makes when a connection breaks or a reply cannot be read.
@@ -203,7 +204,7 @@ class Status:
             message = redact(f"no gRPC is spoken at this address ({self.details})", *secrets)
             return ProviderError(ErrorKind.CREDENTIALS, message, code=self.code, uncertain=False, sent=False)
         return ProviderError(
-            kind or KINDS.get(self.code, ErrorKind.PROTOCOL),
+            kind or (KINDS | NOT_THERE).get(self.code, ErrorKind.PROTOCOL),
             redact(f"{self.code}: {self.details}" if self.details else self.code, *secrets),
             code=self.code,
             retry_after=retry_after,

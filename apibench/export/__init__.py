@@ -74,8 +74,9 @@ def _write(store: Path, part: Path, *, images: bool, campaign: str | None) -> di
     missing = _copy_images(part, places, listed, sets) if images else []
     recipe = store.parent / provenance.RUN_RECIPE
     if recipe.is_file():
-        text = recipe.read_text(encoding="utf-8", errors="replace")
-        write_atomically(part / recipe.name, str(provenance.without_folders(text)).encode())
+        said = provenance.recipe_text(recipe)
+        if said is not None:
+            write_atomically(part / recipe.name, said.encode())
     write_report(copied, part / REPORT, campaign)
     pictures = len(listed) - len(missing) if images else 0
     write_atomically(part / CARD, card.write(copied, listed, pictures, with_images=images).encode())
@@ -105,6 +106,8 @@ def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> int:
 
 def _image_set(folder: Path) -> dict[str, ImageRecord]:
     """The records of an image set by the hash of what was sent; none where it is not at hand."""
+    if not (folder / MANIFEST).is_file():  # nor a pipe or a device
+        return {}
     try:
         return {record.sha256: record for record in ImageSet.load(folder).records}
     except ApibenchError:
@@ -167,18 +170,30 @@ def _check_files(part: Path, scanner: Scanner) -> None:
 
 
 def _check_own(out: Path) -> None:
-    """Raises ApibenchError unless ``out`` is absent, empty, or an export and nothing else: it will be replaced."""
+    """Raises ApibenchError unless ``out`` is absent, empty, or an export and nothing else, as it was written."""
+    if out.name in ("", ".."):
+        raise ApibenchError(f"{out}: the folder is replaced as a whole, so --out gives it by a name of its own")
     if not out.exists() and not out.is_symlink():
         return
     if out.is_symlink() or not out.is_dir():
         raise ApibenchError(f"{out}: is not a folder; --out names the folder that is written")
     there = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
     try:
-        listed = {line[66:] for line in (out / SUMS).read_text(encoding="utf-8").splitlines()} | {SUMS}
+        sums = {line[66:]: line[:64] for line in (out / SUMS).read_text(encoding="utf-8").splitlines()}
     except (OSError, UnicodeDecodeError):
-        listed = set()
+        sums = {}
+    listed = sums.keys() | ({SUMS} if sums else set())
     if strangers := sorted(there - listed):
         raise ApibenchError(f"{out}: holds {strangers[0]!s:.80}, which no export wrote; name an empty or new folder")
+    edited = [name for name, digest in sorted(sums.items()) if name in there and not _is(out / name, digest)]
+    if edited:
+        raise ApibenchError(
+            f"{out}: {edited[0]!s:.80} was changed since it was exported, and would be lost; name a new folder, or remove it"
+        )
+
+
+def _is(file: Path, digest: str) -> bool:
+    return file.is_file() and provenance.sha256(file) == digest
 
 
 def _put(part: Path, out: Path) -> None:

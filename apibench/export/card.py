@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 import apibench
 from apibench import text
 from apibench.labels.match import RULE_VERSION
+from apibench.report.compare import is_emulated
 
 _ASKED = """
 SELECT a.campaign, a.provider, a.origin, COUNT(DISTINCT a.sha256), COUNT(DISTINCT r.sha256),
@@ -70,4 +71,7 @@ def write(copied: Path, images: Sequence[dict[str, Any]], pictures: int, *, with
 
 
 def _origin(origin: str) -> str:
-    return _ORIGINS.get(origin, f"**{text.markdown(origin, 60)}**: recorded answers were played; nobody was asked.")
+    if origin in _ORIGINS:
+        return _ORIGINS[origin]
+    played = f"**{text.markdown(origin, 60)}**: recorded answers were played; nobody was asked."
+    return f"{played} They were {_ORIGINS['emulated']}" if is_emulated(origin) else played

@@ -51,7 +51,7 @@ class Scanner:
     def find(self, text: str, *, answer: bool = False) -> str | None:
         """What in a text looks like a key, in words that do not tell it; None where nothing does.
 
-        ``answer``: of a vendor's answer; what is of 32 hexadecimal digits there is an id of the vendor's.
+        ``answer``: of a vendor's answer, or a photograph's name; what is of 32 hexadecimal digits there is an id or a hash.
         """
         for known in self._known:
             if known in text:

@@ -26,7 +26,7 @@ from apibench.labels import spelling
 from apibench.labels.imagenet import CLASSES
 from apibench.labels.tree import Word, tree
 
-RULE_VERSION = "1"
+RULE_VERSION = "2"
 MOST_CLASSES = 120
 MOST_STEPS = 7
 RULE = (
@@ -68,7 +68,7 @@ class Limits:
 LIMITS = Limits()
 
 
-@lru_cache(maxsize=1 << 18)
+@lru_cache(maxsize=1 << 16)
 def match(label: str, index: int) -> Match:
     """Does ``label`` name the ImageNet class ``index`` (0 to 999)? Raises ValueError for another index."""
     return match_within(label, index, LIMITS)

@@ -29,11 +29,15 @@ def wilson_interval(k: int, n: int, confidence: float = CONFIDENCE) -> Interval:
 
 @dataclass(frozen=True)
 class Proportion:
-    """k of n, ``left_out`` images besides of which nothing is known. All shares are in [0, 1]; n = 0 has none."""
+    """k of n, ``left_out`` images besides of which nothing is known. All shares are in [0, 1]; n = 0 has none.
+
+    ``bad``: what is counted is a harm (a cost, an attack's success), so that it is worst where most images have it.
+    """
 
     k: int
     n: int
     left_out: int = 0
+    bad: bool = False
 
     @property
     def value(self) -> float | None:
@@ -45,15 +49,17 @@ class Proportion:
 
     @property
     def worst(self) -> float | None:
-        """The share if every image left out disagreed."""
-        total = self.n + self.left_out
-        return self.k / total if total else None
+        """The share if every image left out disagreed (of a harm: had it), the lowest (of a harm: the highest) it can be."""
+        return self._if_all_left_out(self.bad)
 
     @property
     def best(self) -> float | None:
-        """The share if every image left out agreed."""
+        """The share if every image left out agreed (of a harm: was spared)."""
+        return self._if_all_left_out(not self.bad)
+
+    def _if_all_left_out(self, counted: bool) -> float | None:
         total = self.n + self.left_out
-        return (self.k + self.left_out) / total if total else None
+        return (self.k + counted * self.left_out) / total if total else None
 
 
 def proportion(flags: Flags) -> Proportion:
@@ -63,5 +69,5 @@ def proportion(flags: Flags) -> Proportion:
 
 
 def complement(share: Proportion) -> Proportion:
-    """The share of the others: a purifier's cost is that of its agreement on clean images."""
-    return Proportion(share.n - share.k, share.n, share.left_out)
+    """The share of the others: a purifier's cost is that of its agreement on clean images. Of what is good, it is a harm."""
+    return Proportion(share.n - share.k, share.n, share.left_out, bad=not share.bad)

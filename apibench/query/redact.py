@@ -107,5 +107,7 @@ def _without(message: str, secrets: tuple[str, ...], most: int) -> str:
         message = message.replace(form, REMOVED)
     if len(message) > most:
         # Cut between words, so that no half of a key is left that looks like none.
-        message = re.sub(r"\S+\Z", "", message[:most]) + " [cut off]"
+        kept = message[:most]
+        half = "" if kept[-1].isspace() else kept.rsplit(None, 1)[-1]
+        message = kept.removesuffix(half) + " [cut off]"
     return _LOOKS_LIKE_ONE.sub(REMOVED, message)

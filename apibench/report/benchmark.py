@@ -21,8 +21,8 @@ from apibench.report.frames import epsilon
 from apibench.report.sheets import Sheet, file_name, naming
 
 MARKED = (
-    "In bold: the highest value of a provider's rows in a column, only where it differs from the second highest (exact McNemar "
-    "on the same images, corrected by Holm for all pairs of rows of every provider and column of this table, 5 %)."
+    "In bold: the highest value of a provider's rows in a column, only where it differs from every second highest (exact "
+    "McNemar on the same images, corrected by Holm for all pairs of rows of every provider and column of this table, 5 %)."
 )
 COUNTED = (
     "*Empty*, *refused* and *failed* replies are those of clean + adversarial images; the first two count as wrong, the last are "
@@ -191,7 +191,8 @@ def _record(line: Line, attack: str, best: Collection[str]) -> dict[str, Value]:
 def significant_best(lines: Sequence[Line], keys: Sequence[str]) -> set[tuple[int, str]]:
     """The rows and columns of values that are the highest of their provider, and significantly above the second highest.
 
-    Which two rows are the highest is seen in the data, so the family that is corrected for has every pair of rows.
+    Of several that are the second highest, above each. Which two rows are the highest is seen in the data, so the family
+    that is corrected for has every pair of rows.
     """
     pairs: dict[tuple[int, int, str], metrics.PairedCounts] = {}
     blocks: list[tuple[str, list[int]]] = []
@@ -210,12 +211,27 @@ def significant_best(lines: Sequence[Line], keys: Sequence[str]) -> set[tuple[in
         }
         if len(shares) < 2:
             continue
-        first, second = sorted(shares, key=lambda row: (-(shares[row] or 0.0), row))[:2]
-        pair = (min(first, second), max(first, second), key)
-        ahead = pairs[pair].difference * (1 if first < second else -1) < 0 if pairs[pair].n else False
-        if ahead and adjusted[pair] < metrics.ALPHA:
-            found.add((first, key))
+        highest = max(shares, key=lambda row: (shares[row], -row))
+        # Of a tie for the second place no row may be chosen by its place in the table: all of them have to be behind.
+        second = max(value for row, value in shares.items() if row != highest)
+        rivals = [row for row, value in shares.items() if row != highest and value == second]
+        if all(_ahead(highest, row, key, pairs, adjusted) for row in rivals):
+            found.add((highest, key))
     return found
+
+
+def _ahead(
+    row: int,
+    other: int,
+    key: str,
+    pairs: Mapping[tuple[int, int, str], metrics.PairedCounts],
+    adjusted: Mapping[tuple[int, int, str], float],
+) -> bool:
+    """Whether a row is significantly above another one, on the images of which both are known."""
+    pair = (min(row, other), max(row, other), key)
+    counts = pairs[pair]
+    gain = counts.before_only - counts.after_only if row < other else counts.after_only - counts.before_only
+    return gain > 0 and adjusted[pair] < metrics.ALPHA
 
 
 def _codes(flags: Sequence[Flags]) -> npt.NDArray[np.int8]:

@@ -31,7 +31,7 @@ def sheet(answers: Answers, attack: str, taken: Collection[str]) -> Sheet | None
         return share.k - share.n, index
 
     shown = sorted(found, key=lost)[:MOST_CLASSES]
-    heads = ["as it is" if purifier == NONE else text.plain(purifier, 40) for purifier in purifiers]
+    heads = ["as it is" if purifier == NONE else short(purifier) for purifier in purifiers]
     grid = Grid(
         head=["Class", *heads, *heads],
         above=["", *["Agreement"] * len(heads), *[f"Correct, top {K}"] * len(heads)],
@@ -67,10 +67,18 @@ def sheet(answers: Answers, attack: str, taken: Collection[str]) -> Sheet | None
         f"version {RULE_VERSION}). Shown are {few}, first those that lost the most labels; the CSV has all, with intervals. So "
         "few images of a class say little of it alone."
     )
-    title = text.plain(f"{attack} by class: {group.title}, campaign {group.campaign}", 120)
+    who = f"{group.title} ({group.origin}), {group.answered_by}, campaign {group.campaign}"
+    chosen = "" if group.settings in ("", "{}") else f", settings {group.settings}"
+    title = text.plain(f"{short(attack)} by class: {who}{chosen}", 300)
     return Sheet(
         file_name("class", attack, group.provider, taken=taken), title, grid, [group], about, records, list(records[0])
     )
+
+
+def short(name: str, most: int = 40) -> str:
+    """A name cut in the middle: those of one purifier are often told apart by their last letters, its parameters and passes."""
+    line = text.plain(name)
+    return line if len(line) <= most else f"{line[: most // 2 - 1]}…{line[most // 2 - most :]}"
 
 
 def _of_classes(

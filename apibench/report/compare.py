@@ -24,6 +24,7 @@ from apibench.report.frames import GROUP, StoreFrames, epsilon
 
 K = 5
 NONE = "none"
+REPLAY = "replay of "  # what stands before the origin of a recording that is played back
 ABOUT = (
     "campaign",
     "provider",
@@ -33,6 +34,11 @@ ABOUT = (
     "model_version",
     "settings",
 )  # of a group, in a CSV's columns
+
+
+def is_emulated(origin: str) -> bool:
+    """Whether a network answered in a vendor's place, be it now or when what is played back was recorded."""
+    return origin.removeprefix(REPLAY) == "emulated"
 
 
 @dataclass(frozen=True, order=True)
@@ -50,7 +56,7 @@ class Group:
     @property
     def answered_by(self) -> str:
         """Who answered, in a table's words: of a checkpoint its file's name and hash; its options stand in the provenance."""
-        unnamed = "an unnamed network" if self.origin == "emulated" else "not said"
+        unnamed = "an unnamed network" if is_emulated(self.origin) else "not said"
         name = self.network or self.model_version or unnamed
         checkpoint = re.fullmatch(r"file:[^=]+=([^?#]+)(?:\?[^#]*)?(#[0-9a-f]{8})[0-9a-f]*", name)
         return "".join(checkpoint.groups()).replace(".safetensors#", "#") if checkpoint else name

@@ -13,7 +13,7 @@ from apibench import metrics, text
 from apibench.evaluation import noise
 from apibench.grid import Value, to_csv
 from apibench.report import against, figures, tables
-from apibench.report.compare import NONE, Answers, K, Row
+from apibench.report.compare import NONE, Answers, K, Row, is_emulated
 from apibench.report.figures import Figure
 from apibench.report.frames import GROUP, StoreFrames, epsilon
 from apibench.report.picture import Files, Picture
@@ -215,7 +215,7 @@ def _asked(frames: StoreFrames, groups: Sequence[Answers], rows: Sequence[Row]) 
 
 
 def _paid(origin: str, price: object) -> str:
-    if origin == "emulated":
+    if is_emulated(origin):
         return "0 (emulated: nothing was paid)"
     return f"{price:.4f} USD" if isinstance(price, int | float) and not pd.isna(price) else "not known"
 

@@ -21,6 +21,7 @@ from apibench.report.frames import epsilon
 MOST_ROWS = 4
 MOST_PURIFIERS = 3
 AMPLIFY = 10
+MOST_BYTES = 256 << 20  # of a PNG file: more than any of the largest side that is imported (8192) has
 
 _PANEL = 208  # pixels a side
 _GAP = 12
@@ -59,8 +60,12 @@ class Files:
     def _read(self, folder: object, file: object, sha256: str) -> Pixels | None:
         if not isinstance(folder, str) or not isinstance(file, str) or Path(file).name != file:
             return None
+        path = self._root / folder / file
         try:
-            data = (self._root / folder / file).read_bytes()
+            # A store from elsewhere may name a device or a pipe, which has no end, or a file larger than memory.
+            if not path.is_file() or not 0 < path.stat().st_size <= MOST_BYTES:
+                return None
+            data = path.read_bytes()
             return decode_png(data) if hashlib.sha256(data).hexdigest() == sha256 else None
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             return None

@@ -37,8 +37,19 @@ LIBRARIES = (
         "grpcio",
     ),
 )
-# A folder of a machine within a text: of "file:resnet18=/home/someone/my.pth", all before the file's name. Not of a URL.
-_FOLDER = re.compile(r"(?:^|(?<=[=:\s\"'(,\[]))(?:~?/(?!/)|~[\w.-]*/|[A-Za-z]:[\\/](?!/))[^\s\"'?#,;:]*[\\/]")
+# What stands before a path in a name: of a classifier ("file:resnet18="), of a purifier ("ncis:"); "C:" and "https://" do not.
+_HEAD = r"(?P<head>(?:file:[^=/\\\s]+=|(?!(?:https?|pypi|timm):)[A-Za-z][\w.-]+:)?)"
+# A text that is a path, from the root or from a folder above, or begins with one: whatever characters its folders have.
+_PATH = re.compile(_HEAD + r"(?=[/\\]|~[^/\\]*[/\\]|\.{1,2}[/\\]|[A-Za-z]:[\\/]).*[/\\]")
+# The same within a text. Not of a URL. Only a folder of somebody's is known to go on after a space.
+_PART = r"[^\s\"'?#,;:]*[\\/]"
+_FOLDER = re.compile(
+    r"(?:^|(?<=[=:\s\"'(,\[]))(?:"
+    rf"(?:/home|/Users|[A-Za-z]:[\\/]Users)[\\/][^\\/\"'\n:;,]+[\\/](?:{_PART})?"
+    rf"|(?:~?/(?!/)|~[\w.-]*/|[A-Za-z]:[\\/](?!/)|file://|\\\\(?=\w)){_PART}"
+    rf"|\.{{1,2}}[\\/](?:{_PART})?)"
+)
+_ADDRESS = re.compile(r"(?:https?|pypi|timm):", re.IGNORECASE)
 
 
 def write(
@@ -99,14 +110,67 @@ def revision() -> dict[str, str | bool] | None:
 
 
 def without_folders(value: Any) -> Any:
-    """The same text, list or table without folders of this machine: of a path from the root only its last name is left."""
+    """The same text, list or table without folders of this machine: of a path from the root, or from a folder above, only its
+
+    last name is left.
+    """
     if isinstance(value, str):
-        return _FOLDER.sub("…/", value)
+        return _FOLDER.sub("…/", _PATH.sub(r"\g<head>…/", value, count=1) if _PATH.match(value) else value)
     if isinstance(value, list | tuple):
         return [without_folders(one) for one in value]
     if isinstance(value, dict):
         return {name: without_folders(one) for name, one in value.items()}
     return value
+
+
+def recipe_without_folders(value: Any) -> Any:
+    """What a recipe says, with only the last name of every path in it, relative ones too: what has a slash and is no address."""
+    if isinstance(value, str):
+        if _ADDRESS.match(value) or not re.search(r"[/\\]", value):
+            return value
+        head = re.match(_HEAD, value)
+        last = re.split(r"[/\\]+", value.rstrip("/\\"))[-1]
+        return f"{head['head'] if head else ''}…/{last if last.strip('.') else ''}"
+    if isinstance(value, list):
+        return [recipe_without_folders(one) for one in value]
+    if isinstance(value, dict):
+        return {name: recipe_without_folders(one) for name, one in value.items()}
+    return value
+
+
+def recipe_text(path: Path) -> str | None:
+    """A recipe as it may be published, in TOML: what it says, without folders of this machine, and without its comments.
+
+    None where it is no TOML: of that nobody can say what is a path.
+    """
+    try:
+        content = recipe_without_folders(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+    tables = {name: value for name, value in content.items() if isinstance(value, dict)}
+    lines = [_assigned(name, value) for name, value in content.items() if name not in tables]
+    for name, table in tables.items():
+        lines += ["", f"[{_key(name)}]", *(_assigned(key, value) for key, value in table.items())]
+    return "\n".join(lines).strip() + "\n"
+
+
+def _assigned(name: str, value: Any) -> str:
+    return f"{_key(name)} = {_toml(value)}"
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
+
+
+def _toml(value: Any) -> str:
+    """A value on one line; a text of JSON is one of TOML, but for one character that only JSON lets stand."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(_assigned(name, inner) for name, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(inner) for inner in value) + "]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return str(value).lower() if isinstance(value, bool | float) else str(value)
 
 
 def sha256(path: Path) -> str:
@@ -124,19 +188,21 @@ def _recipe(path: Path) -> dict[str, Any] | None:
     """The recipe of the run that made the store. ``sha256`` is that of the file as it was."""
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-        return {"sha256": sha256(path), "content": json.loads(json.dumps(without_folders(content), default=str))}
+        return {"sha256": sha256(path), "content": json.loads(json.dumps(recipe_without_folders(content), default=str))}
     except (OSError, ValueError):
         return None
 
 
 def _image_set(folder: Path) -> dict[str, Any] | None:
     """An image set that is at hand: the hash of its manifest, and what it was made by (attack, seed, surrogates, purifier)."""
+    if not (folder / MANIFEST).is_file():  # nor a pipe or a device, which a store from elsewhere may come with
+        return None
     try:
         digest = sha256(folder / MANIFEST)
     except (OSError, ValueError):
         return None
     try:
-        made_by = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
+        made_by = None if not (folder / RECIPE).is_file() else json.loads((folder / RECIPE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         made_by = None
     return {"name": folder.name, "manifest_sha256": digest, "made_by": without_folders(made_by)}

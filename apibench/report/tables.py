@@ -9,7 +9,7 @@ from itertools import chain
 from apibench import metrics, text
 from apibench.grid import Value as Cell
 from apibench.grid import to_csv
-from apibench.report.compare import ABOUT, NONE, Agreement, Answers, Group, K, Row, records
+from apibench.report.compare import ABOUT, NONE, REPLAY, Agreement, Answers, Group, K, Row, is_emulated, records
 from apibench.report.frames import epsilon
 
 NOTHING = "Nothing can be compared yet: no variant has an answer beside an answered clean image."
@@ -38,7 +38,7 @@ class Origin:
 def origins(groups: Iterable[Group]) -> list[Origin]:
     """Who answered, for all that a table shows."""
     found = list(groups)
-    networks = sorted({group.answered_by for group in found if group.origin == "emulated"})
+    networks = sorted({group.answered_by for group in found if is_emulated(group.origin)})
     lines = []
     if networks:
         names = ", ".join(map(text.plain, networks))
@@ -47,7 +47,7 @@ def origins(groups: Iterable[Group]) -> list[Origin]:
         )
     if any(group.origin == "custom" for group in found):
         lines.append(Origin("CUSTOM: answered by an endpoint that is not the vendor's own.", ""))
-    if any(group.origin.startswith("replay of ") for group in found):
+    if any(group.origin.startswith(REPLAY) for group in found):
         lines.append(Origin("REPLAYED: played from a recording, not answered by a vendor now.", ""))
     if any(group.origin == "local" for group in found):
         lines.append(Origin("LOCAL: answered by a classifier on this machine, not by a vendor.", ""))
@@ -68,7 +68,7 @@ class Naming:
     def __init__(self, groups: Iterable[Group]) -> None:
         found = set(groups)
         self.campaign = len({group.campaign for group in found}) > 1
-        emulated = any(group.origin == "emulated" for group in found)
+        emulated = any(is_emulated(group.origin) for group in found)
         self.answered_by = emulated or len({group.model_version for group in found}) > 1
         self.settings = len({(g.provider, g.settings) for g in found}) > len({g.provider for g in found})
 

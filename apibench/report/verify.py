@@ -1,8 +1,8 @@
 """Is a report what its store says? It is made again, from the raw responses, and held against what is there.
 
 Compared are all tables (CSV, Markdown, LaTeX) and ``report.md``, to the byte, but for the line that names versions of libraries.
-What is made from the image files (pictures, the page, the noise of the attack) is compared where they are at hand; where they are
-not, those files have to be the ones that were written (their hashes are in ``provenance.json``).
+What is made from the image files (pictures, the page, the noise of the attack) is compared where they are at hand. Whatever is
+compared, every file has to be the one that was written (its hash is in ``provenance.json``), and there may be no other.
 """
 
 from __future__ import annotations
@@ -33,9 +33,17 @@ DOCUMENT = "report.md"
 OF_IMAGES = ("noise",)
 SECTIONS_OF_IMAGES = ("## Picture", "## Noise of the attack", "## Figures")
 # What may differ between two machines without any number being another one; it is told, and nothing more.
-_VERSIONS = re.compile(r"- apibench \S+; .*")
+_NUMBER = r"\d[\w.+!-]*"
+_VERSIONS = re.compile(rf"- apibench {_NUMBER}; numpy {_NUMBER}, pandas {_NUMBER}, pillow {_NUMBER}, scipy {_NUMBER}\.")
+_STORE = re.compile(r"- Store `[^`]*`, SHA-256 `([0-9a-f]{64})`\.")
 _SAME = ("provenance", "store", "report", "label_rule", "bootstrap")  # of provenance.json
+_TOLD = ("apibench", "versions")  # of it, too
 _DRAWN_WITH = ("matplotlib", "numpy", "pillow")
+PAGE = "index.html"
+# Pictures within the page, and the scripts beside it that hold pictures: other versions of the libraries draw other bytes.
+_DRAWN = re.compile(rb"data:image/[a-z+]+;base64,[A-Za-z0-9+/=]*|(?<=/)\d{5,}-[0-9a-f]{12}\.js")
+
+_OTHER_HASH = f"changed since it was written ({provenance.NAME} has another hash)"
 
 Line = tuple[int, str]  # its number, from 1, and what it says
 
@@ -134,14 +142,20 @@ class _Comparison:
         self._provenance()
         for name in sorted(wanted):
             self._file(name)
-        extra = {name for name in there - wanted if Path(name).suffix in TABLES}
-        self.differences += [
-            f"{text.plain(name)}: the report of this store has no such table" for name in sorted(extra)
-        ]
+        if self.said:
+            self._written(wanted, there - {provenance.NAME})
+        for name in sorted(there - wanted - {provenance.NAME} - self.hashes.keys()):
+            self.differences.append(f"{text.plain(name)}: is no file of the report of this store")
 
     @cached_property
     def said(self) -> dict[str, Any]:
         return provenance.read(self.report)
+
+    @cached_property
+    def hashes(self) -> dict[str, Any]:
+        """The SHA-256 of every file that was written, by its path; empty where the provenance does not say."""
+        files = self.said.get("files")
+        return files if isinstance(files, dict) else {}
 
     @cached_property
     def images_at_hand(self) -> bool:
@@ -165,12 +179,59 @@ class _Comparison:
             return
         self.compared.append(provenance.NAME)
         for name in _SAME:
-            if said.get(name) != found.get(name):
-                values = ", ".join(
-                    f"{how} {_short(one.get(name))}" for how, one in (("says", said), ("recomputed", found))
+            if _without_name(said.get(name)) != _without_name(found.get(name)):
+                self._says(name, said.get(name), found.get(name))
+        if said.get("store") != found.get("store"):
+            self.notes.append(f"{provenance.NAME}, store: named otherwise than {self.store.name} here")
+        self.notes += [
+            f"{provenance.NAME}, {name}: of another version than here"
+            for name in _TOLD
+            if said.get(name) != found.get(name)
+        ]
+        if said.get("recipe") != found.get("recipe"):
+            if found.get("recipe") is None:
+                self.notes.append(f"{provenance.NAME}, recipe: not compared, it is not at hand")
+            else:
+                self._says("recipe", said.get("recipe"), found.get("recipe"))
+        self._image_sets(said.get("image_sets"), found.get("image_sets"))
+
+    def _image_sets(self, said: object, found: object) -> None:
+        """Sets at hand have to be those that were; others cannot be looked at."""
+        before, here = (one if isinstance(one, list) else [] for one in (said, found))
+        at_hand = {one["name"] for one in here}
+        for one in here:
+            if one not in before:
+                self.differences.append(
+                    f"{provenance.NAME}, image_sets: {text.plain(one['name'], 60)} at hand is another one"
                 )
-                self.differences.append(f"{provenance.NAME}, {name}: {values}")
-                return
+        for one in before:
+            if one in here:
+                continue
+            name = one.get("name") if isinstance(one, dict) else one
+            if name not in at_hand:
+                self.notes.append(
+                    f"{provenance.NAME}, image_sets: {text.plain(name, 60)} is not compared, it is not at hand"
+                )
+            elif all(one in before for one in here):
+                self.differences.append(f"{provenance.NAME}, image_sets: {text.plain(name, 60)} is one too many")
+
+    def _says(self, name: str, said: object, found: object) -> None:
+        self.differences.append(f"{provenance.NAME}, {name}: says {_short(said)}, recomputed {_short(found)}")
+
+    def _written(self, wanted: Collection[str], there: Collection[str]) -> None:
+        """Is every file the one that was written? Said of those alone of which no difference was found yet."""
+        named = {line.partition(",")[0].partition(":")[0] for line in self.differences}
+        for name in sorted((self.hashes.keys() | wanted) - named):
+            if name not in there:
+                self.differences.append(f"{text.plain(name)}: not there")
+            elif provenance.sha256(self.report / name) != self.hashes.get(name):
+                self._differs(name, _OTHER_HASH)
+            elif name in wanted:
+                continue
+            elif self.images_at_hand or Path(name).suffix in TABLES:
+                self.differences.append(f"{text.plain(name)}: is no file of the report of this store")
+            else:
+                self.notes.append(f"{name}: not compared, the image files are not at hand")
 
     def _file(self, name: str) -> None:
         try:
@@ -183,7 +244,7 @@ class _Comparison:
         pixels = Path(name).suffix not in TABLES or Path(name).name.startswith(OF_IMAGES)
         if there == found:
             self.compared.append(name)
-        elif pixels and (why := self._not_comparable(name)):
+        elif pixels and (why := self._not_comparable(name, there, found)):
             self._as_written(name, there, why)
         elif name.endswith(".csv"):
             self._differs(name, _first_cell(there, found))
@@ -197,18 +258,19 @@ class _Comparison:
         if how:
             self.differences.append(f"{name}{how if how.startswith(',') else f': {how}'}")
 
-    def _not_comparable(self, name: str) -> str:
+    def _not_comparable(self, name: str, there: bytes, found: bytes) -> str:
         if not self.images_at_hand:
             return "the image files are not at hand"
-        return (
-            "" if Path(name).suffix in TABLES or self.drawn_alike else "it was drawn by other versions of the libraries"
-        )
+        if Path(name).suffix in TABLES or self.drawn_alike:
+            return ""
+        if name == PAGE and _DRAWN.sub(b"", there) != _DRAWN.sub(b"", found):
+            return ""  # its words are the same whatever the versions
+        return "its pictures were drawn by other versions of the libraries"
 
     def _as_written(self, name: str, there: bytes, why: str) -> None:
         """Of a file that cannot be made again here: is it at least the one that was written?"""
-        hashes = self.said.get("files")
-        if not isinstance(hashes, dict) or hashes.get(name) != hashlib.sha256(there).hexdigest():
-            self._differs(name, f"changed since it was written ({provenance.NAME} has another hash)")
+        if self.hashes.get(name) != hashlib.sha256(there).hexdigest():
+            self._differs(name, _OTHER_HASH)
         else:
             self.notes.append(f"{name}: not compared, {why}")
 
@@ -225,6 +287,9 @@ class _Comparison:
             if name == DOCUMENT and _VERSIONS.fullmatch(said) and _VERSIONS.fullmatch(says):
                 self.notes.append(f"{name}: made with other versions ({said[2:]}), verified with {says[2:]}")
                 continue
+            stores = [_STORE.fullmatch(line) for line in (said, says)]
+            if name == DOCUMENT and stores[0] and stores[1] and stores[0][1] == stores[1][1]:
+                continue  # the same store under another name, which the provenance's note tells
             return f", {f'line {number}' if number else 'its end'}: {_both(said, says)}"
         return "" if len(a) == len(b) else ", its end: empty lines"
 
@@ -287,6 +352,13 @@ def _both(said: str, says: str) -> str:
     start = max(0, same - 12)
     shown = [("…" if start else "") + text.plain(one[start:], 48) if one else "nothing" for one in (said, says)]
     return f"says {shown[0]}, recomputed {shown[1]}"
+
+
+def _without_name(value: object) -> object:
+    """Of what the provenance says of a store, all but what its file is called."""
+    if isinstance(value, dict):
+        return {key: _without_name(one) for key, one in value.items() if key not in ("name", "store")}
+    return value
 
 
 def _short(value: object) -> str:

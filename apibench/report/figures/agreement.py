@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from apibench import metrics, text
 from apibench.report.cards import class_name, families
+from apibench.report.classes import short
 from apibench.report.compare import NONE, Answers, Group, Row, natural
 from apibench.report.figures import canvas
 from apibench.report.figures.canvas import Figure
@@ -118,7 +119,7 @@ def epsilons(rows: Sequence[Row], names: Mapping[Group, str]) -> list[Figure]:
         for axis, group in zip(axes, shown, strict=True):
             for place, purifier in enumerate(purifiers):
                 shift = apart * (place - (len(purifiers) - 1) / 2)
-                name = SENT if purifier == NONE else text.plain(purifier, 40)
+                name = SENT if purifier == NONE else short(purifier)
                 points = [_at_epsilon(row, shift) for row in own if row.group == group and row.purifier == purifier]
                 style = {"linestyle": ":", "linewidth": "2.2"} if purifier == NONE else {}
                 _line(
@@ -175,10 +176,12 @@ def classes(groups: Sequence[Answers], names: Mapping[Group, str]) -> list[Figur
             image, ax=axes, shrink=0.6, label="agreement", ticks=[0, 0.5, 1], format=lambda x, _: f"{100 * x:.0f} %"
         )
         name = text.plain(attack, 40)
+        dropped = {one for answers in shown for one in answers.purifiers(attack)[MOST_PURIFIERS:]}
         caption = (
             f"Adversarial images of {name} by the class of the photograph, as they were sent and after each purifier: the share "
             "whose first label is the clean image's, over so many of so many images. Classes that lost the most labels are first."
             f"{canvas.left_out(len(order) - len(rows), 'classes')}{canvas.left_out(len(own) - len(shown), 'providers')}"
+            f"{canvas.left_out(len(dropped), 'purifiers')}"
         )
         file = file_name("classes", attack, taken=taken)
         taken.append(file)
@@ -212,7 +215,7 @@ def _heat(axis: Axes, found: Mapping[tuple[str, int], metrics.Proportion], rows:
                 axis.text(
                     x, y, f"{share.k}/{share.n}", ha="center", va="center", fontsize=6, color=ink, in_layout=False
                 )
-    heads = [SENT if purifier == NONE else text.plain(purifier, 24) for purifier in columns]
+    heads = [SENT if purifier == NONE else short(purifier, 24) for purifier in columns]
     axis.set_xticks(range(len(columns)), heads, rotation=60, ha="right", rotation_mode="anchor", fontsize=7)
     axis.set_yticks(range(len(rows)), [class_name(index) for index in rows] if first else [], fontsize=7)
     axis.grid(visible=False)

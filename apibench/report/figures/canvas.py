@@ -7,6 +7,7 @@ each has a marker of its own as well, so that nothing hangs on colour.
 from __future__ import annotations
 
 import logging
+import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 FOLDER = "figures"
 FORMS = ("png", "svg")
 MOST_PANELS = 6
+_LETTERS = 13  # of a title, an inch
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")  # one more than colours: pairs repeat late
 _STYLE: Any = {  # of one type only to those who know all the names
@@ -119,7 +121,9 @@ def finish(sheet: Sheet, name: str, title: str, caption: str, groups: Sequence[G
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     loud = " ".join(one.loud for one in tables.origins(groups) if one.loud)
-    sheet.suptitle(title + (f"\n{text.plain(loud, 110)}" if loud else ""), fontsize=10)
+    # As many letters a line as there is room for; a warning is never cut.
+    wrapped = textwrap.wrap(text.plain(loud), max(40, int(_LETTERS * sheet.get_figwidth())))
+    sheet.suptitle("\n".join([title, *wrapped]), fontsize=10)
     png, svg = BytesIO(), BytesIO()
     # Not savefig, which lays out and draws twice. Without the date: the same numbers give the same bytes.
     raster: Any = FigureCanvasAgg(sheet)
