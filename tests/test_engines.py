@@ -307,12 +307,14 @@ def cluster() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         _let_ray_work(patch)
         utils = importlib.import_module("ray.cluster_utils")
-        made = utils.Cluster(
-            initialize_head=True,
-            head_node_args={"num_cpus": 0, "include_dashboard": False},
-        )
-        for _ in range(2):
-            made.add_node(num_cpus=1)
+        try:
+            made = utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+            for _ in range(2):
+                made.add_node(num_cpus=1)
+        except Exception as error:  # Ray's own start, before anything of ours: it gives up on a machine that is busy
+            if "timed out during startup" not in str(error):
+                raise
+            pytest.skip(f"Ray cannot start a cluster here: {error!s:.80}")
         yield made
         made.shutdown()
 
