@@ -14,6 +14,7 @@ from apibench.errors import ApibenchError, ExitCode
 from apibench.imageset import ImageSet, write_atomically
 from apibench.query import registry, stage
 from apibench.query.forecast import Plan
+from apibench.query.policy import OnUncertain
 from apibench.query.result import QueryReport
 from apibench.recipe import VENDORS, Recipe
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from apibench.emulator import Emulator
 
 Say = Callable[[str], None]
+INSIST = f'on_uncertain = "{OnUncertain.INSIST}" in the recipe'
 
 
 @dataclass
@@ -251,8 +253,8 @@ def ask(recipe: Recipe, images: list[ImageSet], say: Say, result: RunResult) -> 
             say(f"query: {name}: {summary(report)}")
             if report.model_change:
                 say(f"query: {name}: {report.model_change}")
-            if report.hint:
-                say(f"query: {name}: {report.hint}")
+            if report.left:
+                say(f"query: {name}: {report.hint(INSIST)}")
             result.codes.append(report.exit_code)
             if report.halted is not None:
                 result.problems.append(f"{name}: {report.message}")

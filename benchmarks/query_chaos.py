@@ -192,7 +192,7 @@ def cap(arguments: argparse.Namespace, folder: Path, images: Path) -> None:
         again = [ask(words, None) for _ in range(2)]
         billed = emulator.billed
     with ResponseStore.open(store, read_only=True) as opened:
-        calls = opened.calls("default")
+        calls = opened.calls("default", real=False)
     answers, _ = look(store)
     print(
         f"cap: --max-calls {most}, 8 at a time, {', '.join(faults)}, {killed} kills: {calls} calls in the store, {emulator.hits} "

@@ -6,7 +6,7 @@ An emulator in a process of its own answers for the four vendors at the same tim
 labels drawn by chance. All kinds of fault that the emulator has are equally likely, the expired key, which ends a run, among
 them. ``apibench query``'s own stage asks until every image is answered or refused: a run that ends before that is started
 again, on the same store. Clarifai and Google are asked about two images a request, so that one may fail inside a success. What
-hangs meets a read timeout of half a second; the waits between attempts, Retry-After included, are cut short.
+hangs or trickles lasts twice as long as a call may; the waits between attempts, Retry-After included, are cut short.
 
 Then, of each vendor: every image has exactly one stored outcome, and nothing was sent after it; no image is on the emulator's
 bill more often than the store has answers and uncertain attempts of it; all that the emulator met is in the ledger; the store
@@ -57,9 +57,7 @@ with Emulator(answerer=Answerer.random(), providers=providers, bill=Path(bill), 
     print(json.dumps(emulator.hits), flush=True)
 """
 BATCH = {"aws": 1, "azure": 1, "clarifai": 2, "google": 2}
-TIMEOUT = (
-    0.5  # seconds; a hang lasts twice as long, and so does a slow body, which a gRPC call's deadline does not wait for
-)
+TIMEOUT = 0.5  # seconds a call may take
 LONG = {FaultKind.HANG: ":1", FaultKind.SLOW: ":1"}
 POLICY = RetryPolicy(first=0.02, longest=0.2, longest_retry_after=0.2)
 EVERY = 0.1  # seconds between two looks at the memory
@@ -109,9 +107,11 @@ class Memory:
 
     def _watch(self) -> None:
         page = os.sysconf("SC_PAGE_SIZE")
-        while not self._stop.wait(EVERY):
+        while True:
             resident = int(Path("/proc/self/statm").read_text().split()[1])
             self.seen.append((time.monotonic(), resident * page / 1e6))
+            if self._stop.wait(EVERY):
+                return
 
     def quarters(self) -> list[float]:
         """The most in each quarter of the time."""
@@ -185,7 +185,7 @@ class Ledger:
     @classmethod
     def of(cls, path: Path) -> Ledger:
         with ResponseStore.open(path, read_only=True) as store:
-            requests, unsound = store.calls("default"), status.check(store)
+            requests, unsound = store.calls("default", real=False), status.check(store)
             with store.reading() as connection:
                 answers = Counter(dict(connection.execute("SELECT sha256, COUNT(*) FROM responses GROUP BY sha256")))
                 rows = connection.execute("SELECT sha256, outcome, error_kind FROM attempts").fetchall()

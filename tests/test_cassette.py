@@ -22,7 +22,7 @@ from apibench.query import registry
 from apibench.query.cassette import Entry, Recorder, read
 from apibench.query.contract import Answer, EncodedImage, ErrorKind, Exchange, ProviderOptions, WireKind
 from apibench.query.engine import Engine, HaltReason, QueryReport
-from apibench.query.replay import Replay, Tape, _Server
+from apibench.query.replay import Replay, Tape, _Server, heard_before
 from apibench.query.result import Question
 from apibench.query.store import Key, ResponseStore, canonical
 from tests.conftest import paint
@@ -71,13 +71,17 @@ def recorded(wire: str, path: Path, faults: list[str]) -> Iterator[tuple[Any, Ke
 
 
 @contextmanager
-def replayed(wire: str, path: Path, names: dict[str, str] | None = None) -> Iterator[tuple[Any, Key]]:
+def replayed(
+    wire: str, path: Path, names: dict[str, str] | None = None, store: Path | None = None
+) -> Iterator[tuple[Any, Key]]:
     name, settings = WIRES[wire]
     adapter = registry.adapter(name)
     options = ProviderOptions(emulated=True, timeout=5.0, concurrency=4, settings=settings)
     tape = Tape.of(path, name, adapter.wire(options), adapter.settings(options))
     with ExitStack() as stack:
-        replay = stack.enter_context(Replay(tape, names))
+        opened = stack.enter_context(ResponseStore.open(store, read_only=True)) if store is not None else None
+        heard = heard_before(opened, tape.key("default")) if opened is not None else None
+        replay = stack.enter_context(Replay(tape, names, heard))
         provider = replay.provider(adapter.create(replace(options, endpoint=replay.endpoint)))
         stack.callback(provider.close)
         yield provider, tape.key("default")
@@ -124,6 +128,34 @@ def test_a_batch_is_one_entry_and_played_as_one(wire: str, tmp_path: Path) -> No
     assert "(it was asked about with others; give the --batch that was recorded)" in alone.message
     of = "sha256, raw, labels FROM responses"
     assert rows(tmp_path / "again.sqlite", of) == rows(tmp_path / "first.sqlite", of)
+
+
+@pytest.mark.parametrize(("wire", "batch"), [("aws", 1), ("google", 3)])
+def test_a_recording_of_a_start_that_failed_and_one_that_did_not_is_played_to_its_end(
+    wire: str, batch: int, tmp_path: Path
+) -> None:
+    """Start by start, as it was recorded: what a store has heard is not said to it again."""
+    asked = questions_of(*IMAGES)
+    for faults, answered in ((["expired"], 0), (["500"], 3)):
+        with recorded(wire, tmp_path / "c.jsonl", faults) as (provider, key):
+            assert ask(asked, tmp_path / "first.sqlite", key, provider, batch=batch).answered == answered
+    ResponseStore.open(tmp_path / "again.sqlite").close()
+    for halted, answered in ((HaltReason.CREDENTIALS, 0), (None, 3)):
+        with replayed(wire, tmp_path / "c.jsonl", store=tmp_path / "again.sqlite") as (provider, key):
+            report = ask(asked, tmp_path / "again.sqlite", key, provider, batch=batch)
+            assert (report.halted, report.answered) == (halted, answered)
+    of = "sha256, outcome, error_kind FROM attempts"
+    assert rows(tmp_path / "again.sqlite", of) == rows(tmp_path / "first.sqlite", of)
+
+
+def test_a_reply_that_a_killed_start_may_have_heard_is_played_once_more(tmp_path: Path) -> None:
+    asked = questions_of(*IMAGES)
+    with recorded("aws", tmp_path / "c.jsonl", []) as (provider, key):
+        ask(asked, tmp_path / "first.sqlite", key, provider)
+    with replayed("aws", tmp_path / "c.jsonl") as (_, key), ResponseStore.open(tmp_path / "again.sqlite") as store:
+        store.begin(key, [asked[0].sha256], price=0.0, cap=None)
+    with replayed("aws", tmp_path / "c.jsonl", store=tmp_path / "again.sqlite") as (provider, key):
+        assert ask(asked, tmp_path / "again.sqlite", key, provider).answered == 3
 
 
 def test_an_image_that_was_not_recorded_is_named_with_the_cassette(tmp_path: Path) -> None:

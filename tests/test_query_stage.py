@@ -168,7 +168,6 @@ def plan_of(**about: object) -> Plan:
         "provider": "aws",
         "origin": "live",
         "images": 1000,
-        "stored": 0,
         "calls": 1000,
         "price": 0.001,
         "prices_as_of": "2026-11-23",
@@ -183,7 +182,13 @@ def plan_of(**about: object) -> Plan:
         ({"rate": 20.0}, ", at least 50 s at 20 calls a second)"),
         ({"rate": 0.1}, ", at least 2.8 h at 0.1 calls a second)"),
         ({"rate": 30.0, "calls": 5}, ", less than a second at 30 calls a second)"),
-        ({"rate": 30.0, "calls": 0, "stored": 1000}, "0 calls to send (about $0.00 by the list of 2026-11-23, retries"),
+        (
+            {"rate": 30.0, "calls": 0, "before": Before(answered=1000)},
+            "0 calls to send (about $0.00 by the list of 2026-11-23, retries",
+        ),
+        ({"before": Before(answered=3)}, "aws: 1000 images, 3 stored, 1000 calls"),
+        ({"before": Before(answered=3, refused=2, left=1)}, "3 stored, 2 refused, 1 left uncertain, 1000 calls"),
+        ({"before": Before(answered=300, refused=200, left=100)}, "(about $0.4000 by"),
         ({"price": None}, "1000 calls to send (price unknown)"),
         ({"price": 0.0015}, "(about $1.50 by the list"),
         ({"calls": 63}, "63 calls to send (about $1.00 by"),
@@ -240,6 +245,78 @@ def test_a_cap_on_cost_needs_a_price(provider: FakeProvider, clean_set: ImageSet
     with pytest.raises(ApibenchError, match="--max-cost 1: the price list has no price for fake"):
         stage.query_images([clean_set], tmp_path / "s.sqlite", query)
     assert (provider.hits, list(tmp_path.glob("s.sqlite*"))) == (0, [])
+
+
+def test_the_price_is_of_whoever_really_answers(
+    provider: FakeProvider, clean_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An adapter that names no hosts is taken for one that computes here, until its client has a host: then it costs money."""
+    info = dataclasses.replace(FakeProvider.info, hosts=())
+    monkeypatch.setattr(FakeAdapter, "info", info)
+    provider.info = info
+    query = dataclasses.replace(QUERY, max_cost=0.3, concurrency=1)
+    with pytest.raises(ApibenchError, match=r"--max-cost 0\.3: the price list has no price for fake"):
+        stage.query_images([clean_set], tmp_path / "s.sqlite", query)
+    assert (provider.hits, list(tmp_path.glob("s.sqlite*"))) == (0, [])
+    prices = tmp_path / "prices.json"
+    prices.write_text('{"as_of": "2026-11-23", "per_1000": {"fake": {"price": 100}}}')
+    said: list[str] = []
+    query = dataclasses.replace(query, prices=prices)
+    report = stage.query_images([clean_set], tmp_path / "s.sqlite", query, say=said.append)
+    assert (report.answered, report.halted, provider.hits) == (3, HaltReason.CAP, 3)
+    assert "5 calls to send (about $0.5000 by the list of 2026-11-23" in said[0]
+    provider.host = ""  # an answer computed here is for nothing
+    local = stage.query_images([clean_set], tmp_path / "local.sqlite", dataclasses.replace(query, prices=None))
+    assert (local.answered, local.halted) == (5, None)
+
+
+def test_a_cap_on_cost_cannot_hold_where_what_was_spent_is_unknown(
+    provider: FakeProvider, clean_set: ImageSet, tmp_path: Path
+) -> None:
+    store, prices = tmp_path / "s.sqlite", tmp_path / "prices.json"
+    prices.write_text('{"per_1000": {"fake": {"price": 100}}}')
+    provider._script = lambda hit, _: answer() if hit < 3 else error(ErrorKind.CREDENTIALS, sent=False)
+    assert stage.query_images([clean_set], store, dataclasses.replace(QUERY, concurrency=1)).answered == 2
+    provider._script = lambda *_: answer()
+    capped = dataclasses.replace(QUERY, prices=prices, max_cost=1.0, concurrency=1)
+    message = "--max-cost 1: 2 images of campaign 'default' were sent when no price was known"
+    with pytest.raises(ApibenchError, match=message):
+        stage.query_images([clean_set], store, capped)
+    with pytest.raises(ApibenchError, match=message):
+        stage.plan([clean_set], store, capped)
+    assert provider.hits == 3, "nothing more was sent"
+    assert stage.query_images([clean_set], store, dataclasses.replace(capped, campaign="another")).answered == 5
+    assert stage.query_images([clean_set], store, dataclasses.replace(capped, max_cost=None, max_calls=9)).answered == 3
+
+
+def test_a_rehearsal_uses_up_none_of_the_real_calls(
+    provider: FakeProvider, clean_set: ImageSet, tmp_path: Path
+) -> None:
+    store = tmp_path / "s.sqlite"
+    rehearsal = dataclasses.replace(QUERY, emulated=True, max_calls=3, concurrency=1)
+    real = dataclasses.replace(rehearsal, emulated=False)
+    assert (stage.query_images([clean_set], store, rehearsal).halted, provider.hits) == (HaltReason.CAP, 3)
+    assert (stage.query_images([clean_set], store, real).halted, provider.hits) == (HaltReason.CAP, 6)
+    assert stage.query_images([clean_set], store, rehearsal).sent == 0, "over all starts"
+    assert stage.query_images([clean_set], store, real).sent == 0
+    assert "--max-calls 3, 3 used" in str(stage.plan([clean_set], store, real))
+
+
+def test_an_emulator_is_on_this_machine_whatever_an_adapter_says(
+    clean_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held by the stage: an adapter that sends an emulated call elsewhere would pay for it, with real photographs."""
+    made = FakeProvider()
+    monkeypatch.setattr(registry, "adapter", lambda name: FakeAdapter())
+    monkeypatch.setattr(FakeAdapter, "create", lambda self, options: made, raising=False)
+    monkeypatch.setattr(stage.probe, "check_emulator", lambda *_: None)
+    query = dataclasses.replace(QUERY, emulated=True, endpoint="http://127.0.0.1:1")
+    for made.host, named in (("fake.example", "fake.example"), ("8.8.8.8", "8.8.8.8"), ("", "no host at all")):
+        with pytest.raises(ApibenchError, match=f"fake: emulated calls go to .* this machine, and not to {named}"):
+            stage.query_images([clean_set], tmp_path / "s.sqlite", query)
+    assert (made.hits, list(tmp_path.glob("s.sqlite*"))) == (0, [])
+    for number, made.host in enumerate(("localhost", "127.0.0.1", "127.9.9.9", "::1")):
+        assert stage.query_images([clean_set], tmp_path / f"{number}.sqlite", query).answered == 5
 
 
 def test_a_cap_on_cost_can_be_rehearsed_and_uses_up_none_of_the_real_one(

@@ -17,6 +17,7 @@ from apibench.errors import ApibenchError, ExitCode
 from apibench.imageset import ImageSet, SetWriter
 from apibench.query import registry, stage
 from apibench.query.contract import WireKind
+from apibench.query.engine import HaltReason
 from apibench.query.stage import QuerySettings
 from apibench.recipe import Recipe
 from tests.conftest import paint
@@ -79,6 +80,18 @@ def test_a_report_says_that_it_was_played(cassette: Path, images: ImageSet, tmp_
     text = (out / "report.md").read_text()
     assert "REPLAYED: played from a recording" in text
     assert "(replay of emulated)" in text
+
+
+def test_a_recording_whose_first_start_failed_is_played_start_by_start(images: ImageSet, tmp_path: Path) -> None:
+    store = tmp_path / "s.sqlite"
+    for fault in ("expired", "ok"):
+        with Emulator(providers=["aws"], answerer=Answerer(by_colour, "tiny"), faults=[fault]) as emulator:
+            query = QuerySettings("aws", emulated=True, policy=QUICK, record=tmp_path / "c.jsonl", concurrency=1)
+            stage.query_images([images], tmp_path / "recorded.sqlite", query, emulator)
+    played = QuerySettings("aws", policy=QUICK, replay=tmp_path / "c.jsonl", concurrency=1)
+    first, second = (stage.query_images([images], store, played) for _ in range(2))
+    assert (first.halted, first.answered) == (HaltReason.CREDENTIALS, 0)
+    assert (second.halted, second.answered) == (None, 3)
 
 
 def test_an_image_that_is_not_in_it_is_named(cassette: Path, clean_set: ImageSet, tmp_path: Path) -> None:

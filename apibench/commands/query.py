@@ -178,8 +178,8 @@ def query(
     click.echo(f"{store}: {provider}: {summary(report)}")
     if report.model_change:
         click.echo(f"{store}: {provider}: {report.model_change}")
-    if report.hint:
-        click.echo(f"{store}: {provider}: {report.hint}")
+    if report.left:
+        click.echo(f"{store}: {provider}: {report.hint()}")
     if report.halted is not None:
         click.echo(f"apibench: {provider}: {report.message}", err=True)
     code = list_failed([*failed, *((name, f"{name}: {reason}") for name, reason in report.problems)], 0)

@@ -16,11 +16,12 @@ _REAL = f"origin IN {REAL}"
 
 @dataclass
 class Account:
-    """Of one campaign. ``calls``: requests on the wire. ``images``: those that are or may be billed, by whether they cost real
-    money (an emulator's only rehearse it) and their price in US dollars: with a count, since sums of small numbers are not exact.
+    """Of one campaign. ``calls``: requests on the wire, by whether they cost real money (an emulator's only rehearse it).
+    ``images``: those that are or may be billed, by the same and their price in US dollars: with a count, since sums of small
+    numbers are not exact.
     """
 
-    calls: int
+    calls: Counter[bool]
     images: Counter[tuple[bool, float]]
 
     @classmethod
@@ -31,10 +32,14 @@ class Account:
             "AND price IS NOT NULL GROUP BY 1, 2",
             (campaign,),
         ).fetchall()
-        (calls,) = connection.execute(
-            "SELECT COUNT(DISTINCT request) FROM attempts WHERE campaign = ? AND sent = 1", (campaign,)
-        ).fetchone()
-        return cls(int(calls), Counter({(bool(real), float(price)): int(count) for real, price, count in images}))
+        calls = connection.execute(
+            f"SELECT {_REAL}, COUNT(DISTINCT request) FROM attempts WHERE campaign = ? AND sent = 1 GROUP BY 1",  # noqa: S608
+            (campaign,),
+        ).fetchall()
+        return cls(
+            Counter({bool(real): int(count) for real, count in calls}),
+            Counter({(bool(real), float(price)): int(count) for real, price, count in images}),
+        )
 
     def spent(self, *, real: bool) -> float:
         """US dollars by list price; with ``real`` False what a rehearsal would have cost."""
@@ -42,7 +47,7 @@ class Account:
 
     def begun(self, images: int, price: float | None, *, real: bool) -> None:
         """A request about so many images is about to go."""
-        self.calls += 1
+        self.calls[real] += 1
         if price is not None:
             self.images[real, price] += images
 
@@ -72,10 +77,19 @@ class Accounts:
         if price is not None:
             account.images[bool(real), price] -= 1
         if not sent and not _any_sent(cursor, campaign, request):
-            account.calls -= 1
+            account.calls[bool(real)] -= 1
 
     def forget(self) -> None:
         self._known.clear()
+
+
+def unpriced(connection: sqlite3.Connection, campaign: str) -> int:
+    """How many images of a campaign cost real money, or may have, and nobody knows how much."""
+    (count,) = connection.execute(
+        f"SELECT COUNT(*) FROM attempts WHERE campaign = ? AND sent = 1 AND billing IS NOT 'no' AND price IS NULL AND {_REAL}",  # noqa: S608
+        (campaign,),
+    ).fetchone()
+    return int(count)
 
 
 def _any_sent(cursor: sqlite3.Cursor, campaign: str, request: int) -> bool:

@@ -95,8 +95,7 @@ class Engine:
         unique = {question.sha256: question for question in questions}
         done = set(self.store.settled(self.key))
         done |= set(left_before(self.store, self.key, self.on_uncertain, self.policy))
-        if self.on_uncertain is not OnUncertain.INSIST:  # which counts only what this run loses
-            self._lost.update({sha256: lost.times for sha256, lost in self.store.uncertain(self.key).items()})
+        self._lost.update({sha256: lost.times for sha256, lost in self.store.uncertain(self.key).items()})
         self.report = QueryReport.before(unique, self.store, self.key, self.on_uncertain, self.policy)
         open_ = [question for sha256, question in unique.items() if sha256 not in done]
         self.progress(len(unique) - len(open_))

@@ -10,10 +10,21 @@ from apibench.query.account import REAL
 
 @dataclass(frozen=True)
 class Before:
-    """What a campaign has on its account already: requests, and US dollars by list price."""
+    """What a campaign has on its account already: requests, and US dollars by list price.
+
+    Of the images asked about: how many are not sent again, because they are answered, refused, or left uncertain.
+    """
 
     calls: int = 0
     spent: float = 0.0
+    answered: int = 0
+    refused: int = 0
+    left: int = 0
+
+    @property
+    def images(self) -> int:
+        """Those that are not sent again."""
+        return self.answered + self.refused + self.left
 
 
 NOTHING_BEFORE = Before()
@@ -21,7 +32,7 @@ NOTHING_BEFORE = Before()
 
 @dataclass(frozen=True)
 class Plan:
-    """What a query would send: images in all, those that are not sent again, calls left, and what they are bounded by.
+    """What a query would send: images in all, calls left, and what they are bounded by.
 
     ``price``: US dollars an image, None where no list knows it. ``rate``: calls a second, None for no limit. ``note``: one more
     word for whoever asks.
@@ -30,7 +41,6 @@ class Plan:
     provider: str
     origin: str
     images: int
-    stored: int
     calls: int
     price: float | None
     prices_as_of: str
@@ -44,7 +54,7 @@ class Plan:
     @property
     def cost(self) -> float | None:
         """US dollars, if every image is answered at once."""
-        return None if self.price is None else self.price * (self.images - self.stored)
+        return None if self.price is None else self.price * (self.images - self.before.images)
 
     @property
     def seconds(self) -> float | None:
@@ -53,9 +63,14 @@ class Plan:
 
     def __str__(self) -> str:
         return (
-            f"{self.provider}: {self.images} images, {self.stored} stored, {self.calls} calls to send "
+            f"{self.provider}: {self.images} images, {self._done}, {self.calls} calls to send "
             f"({self._cost}{self._time}){self._caps}{f'; {self.note}' if self.note else ''}"
         )
+
+    @property
+    def _done(self) -> str:
+        others = ((self.before.refused, "refused"), (self.before.left, "left uncertain"))
+        return f"{self.before.answered} stored" + "".join(f", {count} {what}" for count, what in others if count)
 
     @property
     def _cost(self) -> str:

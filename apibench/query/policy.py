@@ -21,7 +21,7 @@ class OnUncertain(StrEnum):
 
     ASK_AGAIN = "ask-again"  # once an image, over all starts of its campaign; then it is left
     STOP = "stop"  # it is left at once
-    INSIST = "insist"  # once more in every start, whatever was lost before
+    INSIST = "insist"  # what would be left, once more in every start
 
 
 class AgainError(Exception):

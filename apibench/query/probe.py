@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from urllib.parse import urlsplit
 
 from apibench.errors import ApibenchError
 from apibench.query.contract import WireKind
+from apibench.query.redact import redact
 
 SECONDS = 5.0
 # No emulated API is called like this, so it is neither counted nor billed; whoever speaks HTTP/1.1 answers it all the same.
 _QUESTION = b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 _NAMES = {WireKind.HTTP: "HTTP", WireKind.GRPC: "gRPC"}
+
+
+def check_loopback(host: str, provider: str) -> None:
+    """Raises ApibenchError where a host is not this machine: what is emulated goes nowhere else, whatever an adapter does."""
+    try:
+        if host == "localhost" or ipaddress.ip_address(host).is_loopback:
+            return
+    except ValueError:
+        pass
+    raise ApibenchError(
+        f"{provider}: emulated calls go to an emulator on this machine, and not to {redact(host) or 'no host at all'}"
+    )
 
 
 def check_emulator(endpoint: str, wire: WireKind, provider: str) -> None:

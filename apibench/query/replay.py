@@ -3,7 +3,7 @@
 Everything but the vendor is the same as live: engine, adapter, SDK, sockets, store. Keys are the fake ones of emulation, and
 nothing can leave this machine. Which recorded reply is a request's own is seen by its images, which must be in it, plain or as
 base64, byte for byte; so several may be asked at a time, and those that share an image wait for each other. Of several replies to
-one request (throttled, then answered) each is played once, in order.
+one request (throttled, then answered) each is played once, in order, and a start goes on where those before it ended.
 
 An answer's origin is ``replay of live`` (or of whatever was recorded): never ``live``, so that nothing played can be mistaken for
 what a vendor says now, nor share a row of the store or of a table with it. It costs nothing.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import base64
 import threading
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ from apibench.query.contract import (
     ProviderError,
     WireKind,
 )
-from apibench.query.store import Key, canonical
+from apibench.query.store import Key, ResponseStore, canonical
 
 if TYPE_CHECKING:
     from apibench.emulator.wire import Reply, Request
@@ -77,14 +77,25 @@ class Tape:
 
 
 class Replay:
-    """Plays a tape; a context manager, within which there is an :attr:`endpoint` to ask. ``names`` of images by SHA-256."""
+    """Plays a tape; a context manager, within which there is an :attr:`endpoint` to ask. ``names`` of images by SHA-256.
 
-    def __init__(self, tape: Tape, names: Mapping[str, str] | None = None) -> None:
+    ``heard``: how many replies to each request earlier starts have heard (:func:`heard_before`). They are not played again, or a
+    recording of a start that failed, and of the next that went well, could never be played to its end; but for the last, since
+    a start that was killed may not have stored it.
+    """
+
+    def __init__(
+        self, tape: Tape, names: Mapping[str, str] | None = None, heard: Mapping[tuple[str, ...], int] | None = None
+    ) -> None:
         self.path = tape.path
         self._names = names or {}
         self._tape: dict[tuple[str, ...], deque[Entry]] = defaultdict(deque)
         for entry in tape.entries:
             self._tape[entry.images].append(entry)
+        for request, times in (heard or {}).items():
+            replies = self._tape.get(request, deque())
+            for _ in range(min(times, len(replies) - 1)):
+                replies.popleft()
         self._server = _Server(tape.wire)
 
     def missing(self, images: Collection[str]) -> list[str]:
@@ -139,6 +150,19 @@ class Replay:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._server.stop()
+
+
+def heard_before(store: ResponseStore, key: Key) -> Counter[tuple[str, ...]]:
+    """How often each request, by the SHA-256 of its images in order, has been made under a key."""
+    requests: dict[int, list[str]] = defaultdict(list)
+    with store.reading() as connection:
+        for request, sha256 in connection.execute(
+            "SELECT request, sha256 FROM attempts WHERE (campaign, provider, origin, settings) = (?, ?, ?, ?) "
+            "AND sent = 1 AND request IS NOT NULL ORDER BY id",
+            key.values(),
+        ):
+            requests[request].append(sha256)
+    return Counter(map(tuple, requests.values()))
 
 
 def _is_of(entry: Entry, settings: Mapping[str, Any]) -> bool:

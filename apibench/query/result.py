@@ -88,14 +88,13 @@ class QueryReport:
         """Every image that has no answer although there was a question, and why."""
         return self.failed + self.rejected + self.rejected_before + self.left
 
-    @property
-    def hint(self) -> str | None:
-        """How to ask all the same, where images are left."""
+    def hint(self, how: str = f"--on-uncertain {OnUncertain.INSIST}") -> str | None:
+        """How to ask all the same, where images are left; ``how``: as it is said where the query was asked for."""
         if not self.left:
             return None
         return (
             f"{len(self.left)} left uncertain: their answers may have been lost, and billed; "
-            f"--on-uncertain {OnUncertain.INSIST} asks about each once more, and may pay for it again"
+            f"{how} asks about each once more, and may pay for it again"
         )
 
     @property

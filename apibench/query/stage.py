@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,13 +17,14 @@ from apibench.errors import ApibenchError
 from apibench.imageset import ImageSet
 from apibench.progress import Progress
 from apibench.query import preflight, pricing, probe, registry
+from apibench.query.account import unpriced
 from apibench.query.cassette import Recorder
 from apibench.query.contract import Adapter, Provider, ProviderError, ProviderInfo, ProviderOptions
 from apibench.query.engine import Engine
 from apibench.query.forecast import NOTHING_BEFORE, Before, Plan
 from apibench.query.policy import OnUncertain, RetryPolicy
 from apibench.query.redact import redact
-from apibench.query.replay import Replay, Tape
+from apibench.query.replay import Replay, Tape, heard_before
 from apibench.query.result import QueryReport, Question, left_before
 from apibench.query.store import Key, ResponseStore, canonical
 
@@ -111,27 +113,50 @@ def plan(images: Sequence[ImageSet], store: Path, query: QuerySettings) -> Plan:
 
 
 def _plan(sha256s: set[str], store: ResponseStore, key: Key, query: QuerySettings) -> Plan:
-    done = set(store.settled(key))
-    done |= set(left_before(store, key, query.on_uncertain, query.policy))
-    before = Before(store.calls(query.campaign), store.spent(query.campaign, real=key.is_real))
-    return estimate(query, len(sha256s), len(sha256s & done), before)
+    settled = store.settled(key)
+    left = left_before(store, key, query.on_uncertain, query.policy)
+    done = Counter("left" if sha256 in left else settled[sha256] for sha256 in sha256s & {*settled, *left})
+    if query.max_cost is not None and key.is_real:
+        _check_priced(store, query)
+    before = Before(
+        store.calls(query.campaign, real=key.is_real),
+        store.spent(query.campaign, real=key.is_real),
+        answered=done["answered"],
+        refused=done["rejected"],
+        left=done["left"],
+    )
+    return estimate(query, len(sha256s), before, key.origin)
 
 
-def estimate(query: QuerySettings, images: int, stored: int = 0, before: Before = NOTHING_BEFORE) -> Plan:
-    """The same for a number of images that do not exist yet. Raises ApibenchError for a wrong setting or price list."""
+def _check_priced(store: ResponseStore, query: QuerySettings) -> None:
+    """Raises ApibenchError where a campaign has spent what nobody knows, since a cap on cost cannot be kept then."""
+    with store.reading() as connection:
+        count = unpriced(connection, query.campaign)
+    if count:
+        raise ApibenchError(
+            f"--max-cost {query.max_cost:g}: {count} images of campaign {query.campaign!r} were sent when no price was known, "
+            "so what it has spent is not known either; use --max-calls, or another --campaign"
+        )
+
+
+def estimate(query: QuerySettings, images: int, before: Before = NOTHING_BEFORE, origin: str | None = None) -> Plan:
+    """The same for a number of images that do not exist yet; ``origin``: the real one, once there is a client.
+
+    Raises ApibenchError for a wrong setting or price list.
+    """
     adapter = registry.adapter(query.provider)
     _settings(adapter, query)
     if query.emulated and query.endpoint is None:
         from apibench import classifiers
 
         classifiers.check(query.target)
+    origin = origin or _expected(adapter, query)[0]
     return Plan(
         provider=query.provider,
-        origin=_expected(adapter, query)[0],
+        origin=origin,
         images=images,
-        stored=stored,
-        calls=math.ceil((images - stored) / min(query.batch, adapter.info.max_batch)),
-        price=_price(adapter, query),
+        calls=math.ceil((images - before.images) / min(query.batch, adapter.info.max_batch)),
+        price=_price(query, origin),
         prices_as_of=pricing.dated(query.prices),
         rate=query.rate(adapter.info),
         rate_verified=adapter.info.rate_verified or query.per_second is not None,
@@ -151,7 +176,7 @@ def _note(adapter: Adapter, query: QuerySettings) -> str:
     return f"--batch {query.batch} does not hold for it: it takes {takes} a request"
 
 
-def _price(adapter: Adapter, query: QuerySettings) -> float | None:
+def _price(query: QuerySettings, origin: str) -> float | None:
     """US dollars an image: of an emulator's only where a cap on them is rehearsed.
 
     Raises ApibenchError where there is none, and a cap on what is spent.
@@ -159,7 +184,7 @@ def _price(adapter: Adapter, query: QuerySettings) -> float | None:
     price = pricing.price_of_image(query.provider, query.prices)
     pricing.unbilled(query.provider, query.prices)
     rehearsed = query.emulated and query.max_cost is not None
-    if (query.pretended and not rehearsed) or (not adapter.info.hosts and query.endpoint is None):
+    if (query.pretended and not rehearsed) or origin == "local":
         return 0.0
     if price is None and query.max_cost is not None:
         raise ApibenchError(
@@ -187,7 +212,7 @@ def query_images(
         for images_ in images
         for record in images_.records
     ]
-    price = _price(adapter, query)
+    _price(query, _expected(adapter, query)[0])  # a price list without one is found before a client is made
     key = _key(adapter, query, *_expected(adapter, query))
     unique = {question.sha256: question for question in questions}
     # Nothing to send: the store stays untouched, no network is loaded and no credentials are asked for.
@@ -197,12 +222,14 @@ def query_images(
     # Connected first: without credentials not even an empty store is made.
     with ExitStack() as stack:
         recorder = stack.enter_context(Recorder(query.record)) if query.record else None
-        names = {sha256: question.name for sha256, question in unique.items()}
-        provider = stack.enter_context(_connect(adapter, query, emulator, recorder, names))
+        replay = _replay(adapter, query, store, key, unique) if query.replay is not None else None
+        provider = stack.enter_context(_connect(adapter, query, emulator, recorder, replay))
+        # Only now is it known who will answer, and so what it costs.
+        origin = registry.origin_of(provider.host, provider.info, emulated=query.emulated)
+        price = _price(query, origin)
         opened = stack.enter_context(ResponseStore.open(store))
         for images_ in images:
             opened.remember(images_)
-        origin = registry.origin_of(provider.host, provider.info, emulated=query.emulated)
         key = _key(adapter, query, origin, _expected(adapter, query)[1] or provider.host)
         if recorder is not None:
             provider = recorder.provider(provider, key, adapter.wire(query.options()))
@@ -274,6 +301,14 @@ def _tape(adapter: Adapter, query: QuerySettings) -> Tape:
     return Tape.of(query.replay, adapter.info.name, adapter.wire(query.options()), _settings(adapter, query))
 
 
+def _replay(adapter: Adapter, query: QuerySettings, store: Path, key: Key, questions: Mapping[str, Question]) -> Replay:
+    heard = None
+    if store.is_file() and store.stat().st_size:
+        with ResponseStore.open(store, read_only=True) as opened:
+            heard = heard_before(opened, key)
+    return Replay(_tape(adapter, query), {sha256: question.name for sha256, question in questions.items()}, heard)
+
+
 def _expected(adapter: Adapter, query: QuerySettings) -> tuple[str, str]:
     """The origin before there is a client (the SDK's own endpoint is the vendor's), and an endpoint's host, port and path."""
     if query.emulated:
@@ -304,17 +339,16 @@ def _connect(
     query: QuerySettings,
     emulator: Emulator | None,
     recorder: Recorder | None = None,
-    names: Mapping[str, str] | None = None,
+    replay: Replay | None = None,
 ) -> Iterator[Provider]:
     """A provider's client, with an emulator or a recording behind it if asked for; its credentials are there.
 
-    ``recorder`` hears what it hears; ``names``: of the images, for what a recording lacks.
+    ``recorder`` hears what it hears; ``replay`` is what answers.
     """
     with ExitStack() as stack:
         endpoint = None
-        replay = stack.enter_context(Replay(_tape(adapter, query), names)) if query.replay is not None else None
         if replay is not None:
-            endpoint = replay.endpoint
+            endpoint = stack.enter_context(replay).endpoint
         if query.emulated and query.endpoint is None:
             from apibench.emulator import vendors
 
@@ -339,6 +373,8 @@ def _connect(
         except Exception as error:  # noqa: BLE001 - an SDK raises what it likes; what it says may hold secrets
             why = redact(f"{type(error).__name__}: {error}")
             raise ApibenchError(f"{query.provider}: no client can be made ({why})") from None
+        if query.emulated:
+            probe.check_loopback(provider.host, query.provider)  # whatever the adapter made of it
         if query.emulated and query.endpoint is not None:
             probe.check_emulator(query.endpoint, adapter.wire(query.options()), query.provider)
         yield replay.provider(provider) if replay is not None else provider

@@ -189,10 +189,13 @@ class ResponseStore:
             ).fetchall()
         return dict(rows)
 
-    def calls(self, campaign: str) -> int:
-        """Requests put on the wire for a campaign so far, retries and uncertain ones included; not those never sent."""
+    def calls(self, campaign: str, *, real: bool = True) -> int:
+        """Requests put on the wire for a campaign so far, retries and uncertain ones included, not those never sent.
+
+        With ``real`` False those of its rehearsals, recordings and local answers.
+        """
         with self._mutex:
-            return Account.counted(self._connection, campaign).calls
+            return Account.counted(self._connection, campaign).calls[real]
 
     def spent(self, campaign: str, *, real: bool = True) -> float:
         """US dollars by list price of what a campaign was billed, or may have been; with ``real`` False, of its rehearsals."""
@@ -217,7 +220,7 @@ class ResponseStore:
         """
         with self._transaction() as cursor:
             account = self._accounts.of(cursor, key.campaign)
-            if cap is not None and account.calls >= cap:
+            if cap is not None and account.calls[key.is_real] >= cap:
                 raise CapReachedError(f"--max-calls {cap}")
             # Sums of prices are not exact; a billionth of a dollar is nobody's cap.
             costs = account.spent(real=key.is_real) + (price or 0) * len(sha256s)
