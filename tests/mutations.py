@@ -12,6 +12,8 @@ from typing import Any
 from apibench_adapters import protobuf
 from hypothesis import strategies as st
 
+from apibench.query.redact import MOST_KEPT
+
 # --- of bytes ---
 
 
@@ -48,6 +50,7 @@ VALUES = (
     *('"\\ud800"', '"\\udfff\\ud800"', '"\\u0000"', '"\\n"', '"NaN"', '"1"', '[{"a": 1}]', '{"Name": []}', '{"code": "x"}'),
     *("[" * 900 + "]" * 900, "[" * 50_000, "[" * 50_000 + "]" * 50_000, '{"a":' * 3000 + "1" + "}" * 3000),
     *('"' + "a" * 100_000 + '"', '"' + "image " * 20_000 + '"'),
+    '"' + "-" * 70_000 + " " + "-" * MOST_KEPT + '"',  # more than is kept of an error, and hardly a space in it
 )  # fmt: skip
 MARK = "the value that is replaced"
 

@@ -165,14 +165,20 @@ def test_a_clock_that_jumps_changes_no_order_no_rate_and_no_wait(
 # --- two programs ---
 
 ASKING = """
-import sys, time
+import sys
 from pathlib import Path
 from apibench.query.engine import Engine
 from apibench.query.store import ResponseStore
-from tests.fakes import KEY, QUICK, FakeProvider, questions
+from tests.fakes import KEY, QUICK, FakeProvider, answer, questions
+
+def script(hit, _):
+    if hit == 1:  # from here on in the middle of a call, until told to go on
+        print("asking", flush=True)
+        sys.stdin.readline()
+    return answer()
+
 with ResponseStore.open(Path(sys.argv[1])) as store:
-    print("asking", flush=True)
-    print(Engine(FakeProvider(delay=0.05), store, KEY, policy=QUICK, concurrency=1).run(questions(40)).answered)
+    print(Engine(FakeProvider(script), store, KEY, policy=QUICK, concurrency=1).run(questions(40)).answered)
 """
 
 
@@ -188,7 +194,8 @@ def test_a_second_program_is_turned_away_before_it_sends_and_may_look(
     monkeypatch.setattr(stage, "_connect", connected)
     path = tmp_path / "s.sqlite"
     command = [sys.executable, "-c", ASKING, str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as other:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as other:
+        assert other.stdin is not None
         assert other.stdout is not None
         assert other.stdout.readline() == "asking\n"
         words = ["--provider", "fake", "--images", str(clean_set.folder), "--store", str(path)]
@@ -196,8 +203,9 @@ def test_a_second_program_is_turned_away_before_it_sends_and_may_look(
         assert "another query is writing to this store" in capsys.readouterr().err
         assert run_command(query_command, ["--store", str(path), "--status", "--check"]) == ExitCode.DONE
         assert "sound" in capsys.readouterr().out
-        assert other.poll() is None, "the first has gone on all the while"
-        assert other.stdout.read() == "40\n"
+        assert other.poll() is None, "the first is at it all the while"
+        said, _ = other.communicate("go on\n", timeout=60)
+    assert said == "40\n"
     assert other.returncode == 0
 
 

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from apibench.emulator.wire import Reply, RpcError
 from apibench.query import registry
 from apibench.query.contract import Adapter, Answer, ErrorKind, Outcome, Provider, ProviderError, ProviderOptions
+from apibench.query.redact import MOST_KEPT
 from tests import servers
 from tests.mutations import BYTES, VARINT, fields_of, of_bytes, of_json, of_message, one_field
 from tests.recorded.cases import Case, table
@@ -297,6 +298,18 @@ def test_google(google: Bad, example: tuple[Case, Reply]) -> None:
 
 
 # --- what was found ---
+
+
+def test_a_long_error_without_spaces_is_read_in_no_time(azure: Bad) -> None:
+    """The look for where to cut it off began anew with every character of the run before the last space: for 20 seconds."""
+    case = Case("an endless word", [], status=500, json={"error": {"code": "x", "message": "m"}})
+    body = b"-" * 70_000 + b" " + b"-" * 1_000_000
+    head = f"HTTP/1.1 500 X\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    azure.reply = head.encode() + body
+    (outcome,) = azure.ask(case)
+    assert isinstance(outcome, ProviderError)
+    assert (outcome.kind, outcome.uncertain) == (ErrorKind.TRANSIENT, True)
+    assert len(outcome.raw or b"") < MOST_KEPT
 
 
 def test_a_long_message_is_read_in_no_time(google_rest: Bad) -> None:

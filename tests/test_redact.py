@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from apibench.query.contract import (
     WireKind,
 )
 from apibench.query.engine import Engine
-from apibench.query.redact import mask, of_environment, redact, redact_body
+from apibench.query.redact import MOST_KEPT, mask, of_environment, redact, redact_body
 from apibench.query.result import Question
 from apibench.query.store import Key, ResponseStore, canonical
 from tests.fakes import QUICK
@@ -119,6 +120,18 @@ def test_what_looks_like_a_key_goes_whether_it_is_known_or_not(said: str) -> Non
 )
 def test_what_a_person_needs_to_know_stays(said: str) -> None:
     assert ProviderError(ErrorKind.REJECTED, said).message == said
+
+
+@pytest.mark.parametrize("run", [100, 50_000, MOST_KEPT + 100])
+def test_a_million_characters_without_a_space_are_redacted_in_one_pass(run: int) -> None:
+    """Cut off where a word ends: at the last space that is kept, and with none at the very beginning."""
+    body = "-" * run + " " + "-" * (1_000_000 - run)
+    begun = time.process_time()
+    kept = redact_body(body.encode()).decode()
+    said = redact(body)
+    assert time.process_time() - begun < 2, "a pattern that began anew with each of them took ten seconds"
+    assert kept == ("-" * run + " " if run < MOST_KEPT else "") + " [cut off]"
+    assert said == ("-" * 100 + " [cut off]" if run == 100 else "[cut off]")
 
 
 def test_which_variables_hold_secrets(tmp_path: Path) -> None:
