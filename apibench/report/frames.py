@@ -82,7 +82,7 @@ def read(store: Path, campaign: str | None = None) -> StoreFrames:
     if not store.is_file():
         raise ApibenchError(f"{store}: there is no such store")
     try:
-        with closing(_connect(store)) as connection:
+        with closing(connect(store)) as connection:
             see_as_current(store, connection)
             # One transaction: a query that is writing at this moment does not change what is read half-way.
             connection.execute("BEGIN")
@@ -112,7 +112,7 @@ def read(store: Path, campaign: str | None = None) -> StoreFrames:
     return StoreFrames(_split_variant(outcomes), _split_variant(images), attempts, notes)
 
 
-def _connect(store: Path) -> sqlite3.Connection:
+def connect(store: Path) -> sqlite3.Connection:
     """Open read-only, even on a medium that cannot be written."""
     uri = "file:" + quote(str(store.absolute()))
     try:

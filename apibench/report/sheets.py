@@ -20,6 +20,7 @@ class Sheet:
     """``name`` is that of its files; ``title`` is plain text; ``about``, of ours, says what is shown, ``*…*`` being emphasis.
 
     ``groups``: who answered, which every form says. ``records`` and ``columns`` are of the CSV; it may hold more than the grid.
+    ``notes``: sentences with names from outside, plain text not yet escaped, which end the caption.
     """
 
     name: str
@@ -29,11 +30,13 @@ class Sheet:
     about: str
     records: Sequence[dict[str, Value]]
     columns: Sequence[str]
+    notes: Sequence[str] = ()
 
     @property
     def markdown(self) -> str:
         """The table with its caption, without a heading."""
-        return f"{self.grid.markdown()}\n\n{tables.origin_caption(self.groups)} {self.about}"
+        caption = " ".join([tables.origin_caption(self.groups), self.about, *map(text.markdown, self.notes)])
+        return f"{self.grid.markdown()}\n\n{caption}"
 
     @property
     def latex(self) -> str:
@@ -50,7 +53,7 @@ class Sheet:
         parts = [f"{text.latex(title)}."]
         for one in tables.origins(self.groups):
             parts += [rf"\textbf{{{text.latex(one.loud)}}}" if one.loud else "", text.latex(one.rest)]
-        return " ".join(filter(None, [*parts, emphasised(self.about)]))
+        return " ".join(filter(None, [*parts, emphasised(self.about), *map(text.latex, self.notes)]))
 
     @property
     def files(self) -> dict[str, bytes]:
