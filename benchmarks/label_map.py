@@ -15,7 +15,7 @@ from pathlib import Path
 from apibench import photographs, text
 from apibench.labels import checked, vocabulary
 from apibench.labels.checked import Pair, Score
-from apibench.labels.match import LIMITS, RULE, RULE_VERSION, Limits, Rule, correct_at_k, match, match_within
+from apibench.labels.match import LIMITS, RULE, RULE_VERSION, Limits, Rule, match, match_within, names_class
 from apibench.metrics import Proportion
 
 FIRST = 5  # labels shown of each answer
@@ -103,8 +103,9 @@ def demonstration(answers: Path) -> Iterator[str]:
         labels = [row[f"label_{n}"] for n in range(1, FIRST + 1) if row[f"label_{n}"]]
         counts = right.setdefault(row["title"], [0, 0, 0])
         counts[0] += 1
-        counts[1] += bool(labels) and correct_at_k(labels, index, 1)
-        counts[2] += correct_at_k(labels, index, FIRST)
+        named = [names_class(label, index) for label in labels]
+        counts[1] += any(named[:1])
+        counts[2] += any(named)
         photograph = f"`{row['image']}`: {index} {text.markdown(vocabulary().classes[index].name)}"
         cells.append((photograph, text.markdown(row["title"]), ", ".join(shown(label, index) for label in labels)))
     networks = sorted({f"{row['origin']}, {row['network']}" for row in clean})

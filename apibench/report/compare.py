@@ -12,13 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import pandas as pd
 
 from apibench import metrics
-from apibench.labels.match import LIMITS, match_within
+from apibench.labels.match import names_class
 from apibench.query.contract import Label
 from apibench.report.frames import GROUP, StoreFrames, epsilon
 
@@ -210,7 +209,7 @@ class Answers:
         places = self._places.setdefault((attack, purifier), {})
         if source not in places:
             names = [label.name for label in (answer.labels or ())[:K]]
-            places[source] = next((i for i, name in enumerate(names) if _names_class(name, self.truth[source])), K)
+            places[source] = next((i for i, name in enumerate(names) if names_class(name, self.truth[source])), K)
         return places[source] < k
 
     def correctness(self, attack: str, purifier: str) -> Correctness | None:
@@ -327,11 +326,6 @@ def _record(group: Answers, attack: str, purifier: str, answer: Answer) -> dict[
 
 def _as_int(flag: bool | None) -> int | None:
     return None if flag is None else int(flag)
-
-
-@lru_cache(maxsize=1 << 16)  # the same label is given to many variants of an image; only what came of it is remembered
-def _names_class(label: str, index: int) -> bool:
-    return match_within(label, index, LIMITS).matched
 
 
 def natural(text: str) -> list[tuple[int, str, int]]:
