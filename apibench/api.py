@@ -48,8 +48,8 @@ def open_images(
     ``source``: a set, a folder of photographs, or ``pypi:foolbox`` (20 ImageNet photographs of an installed package). Photographs
     become upright 8-bit sRGB with a longest side of at most ``max_side`` pixels. ``labels``: a CSV with the columns ``file`` and
     ``label`` (an ImageNet class, 0 to 999); None: the folder's ``labels.csv``, if any. ``limit``: only the first so many images.
-    Photographs that cannot be decoded are left out with a warning. Raises ApibenchError where there is none, or ``clean_out`` is
-    missing or holds another set.
+    Photographs that cannot be decoded are left out with a warning; labels that do not match the photographs are told in another.
+    Raises ApibenchError where there is none, or ``clean_out`` is missing or holds another set.
     """
     from apibench import sources
 
@@ -60,6 +60,8 @@ def open_images(
     out = Path(clean_out if clean_out is not None else source)
     opened = sources.open_source(str(source), out, labels=csv, max_side=max_side, limit=limit)
     _warn(reason for _, reason in opened.failed)
+    for note in opened.notes:
+        warnings.warn(note, stacklevel=2)
     return ImageSet(opened.images.folder, opened.images.records[:limit])
 
 

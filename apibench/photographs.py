@@ -37,11 +37,15 @@ class Photograph:
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import brought: the set, the files that could not be decoded (file name, reason), and the files ignored."""
+    """What an import brought: the set, the files that could not be decoded (file name, reason), and the files ignored.
+
+    ``notes``: where the label file and the photographs do not match, a line each.
+    """
 
     images: ImageSet
     failed: tuple[tuple[str, str], ...]
     ignored: int
+    notes: tuple[str, ...] = ()
 
 
 def decode(path: Path, max_side: int | None = None) -> Pixels:
@@ -117,7 +121,11 @@ def packaged(source: str) -> list[Photograph]:
 
 
 def find(source: str | Path, labels: Path | None = None) -> tuple[list[Photograph], int]:
-    """The photographs of a folder (or package), sorted by name, with their labels, and the number of files ignored."""
+    """The photographs of a folder (or package), sorted by name, with their labels, and the number of files ignored.
+
+    ``labels``: a file of them; None: the folder's ``labels.csv``, if any. Raises ApibenchError where there is no photograph, or
+    the file names none of them.
+    """
     if str(source).startswith("pypi:"):
         if labels is not None:
             raise ApibenchError(f"{labels}: {source} has labels of its own; leave --labels out")
@@ -129,8 +137,7 @@ def find(source: str | Path, labels: Path | None = None) -> tuple[list[Photograp
     images = [entry for entry in files if entry.suffix.lower() in SUFFIXES]
     if not images:
         raise ApibenchError(f"{folder}: no image in it (looked for {', '.join(sorted(SUFFIXES))}, not in subfolders)")
-    if labels is None and (folder / "labels.csv").is_file():
-        labels = folder / "labels.csv"
+    labels = _label_file(folder, labels)
     by_name = read_labels(labels) if labels else {}
     if labels and not any(entry.name in by_name for entry in images):
         raise ApibenchError(f"{labels}: names no image of {folder} in its column 'file'")
@@ -138,6 +145,37 @@ def find(source: str | Path, labels: Path | None = None) -> tuple[list[Photograp
         Photograph(entry, id, by_name.get(entry.name)) for entry, id in zip(images, _ids(images), strict=True)
     ]
     return photographs, len(files) - len(images) - (labels is not None and labels.parent == folder)
+
+
+def _label_file(folder: Path, labels: Path | None) -> Path | None:
+    return folder / "labels.csv" if labels is None and (folder / "labels.csv").is_file() else labels
+
+
+def _mismatches(
+    source: str | Path, labels: Path | None, there: list[Photograph], imported: list[Photograph]
+) -> tuple[str, ...]:
+    """A line for rows that name no photograph, one for those ``imported`` without a row: a misspelt name makes both."""
+    file = None if str(source).startswith("pypi:") else _label_file(Path(source), labels)
+    if file is None:
+        return ()
+    names = {photograph.path.name for photograph in there}
+    astray = [name for name in read_labels(file) if name not in names]
+    bare = [photograph.path.name for photograph in imported if photograph.label is None]
+    notes = []
+    if astray:
+        notes.append(
+            f"{file}: {_several(astray, 'row')} without a photograph in {source} (the first: {astray[0]!r:.80})"
+        )
+    if bare:
+        notes.append(
+            f"{file}: {_several(bare, 'photograph')} without a row (the first: {bare[0]!r:.80}); an attack takes for their class "
+            "what the classifiers predict"
+        )
+    return tuple(notes)
+
+
+def _several(those: list[str], what: str) -> str:
+    return f"{len(those)} {what}{'' if len(those) == 1 else 's'}"
 
 
 def read_labels(path: Path, column: str = "label") -> dict[str, int]:
@@ -157,7 +195,11 @@ def read_labels(path: Path, column: str = "label") -> dict[str, int]:
                 if labels.setdefault(name, int(text)) != int(text):
                     raise ApibenchError(f"{path}, line {rows.line_num}: a second, different {column} for {name!r}")
             return labels
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except FileNotFoundError as error:
+        raise ApibenchError(f"{path}: no such file; it has the columns 'file' and {column!r}") from error
+    except OSError as error:
+        raise ApibenchError(f"{path}: cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
         raise ApibenchError(f"{path}: cannot be read as CSV: {error}") from error
 
 
@@ -206,8 +248,8 @@ def import_folder(
 
     Files that cannot be decoded are left out and returned. Raises ApibenchError where not one can be.
     """
-    photographs, ignored = find(source, labels)
-    photographs = photographs[:limit]
+    there, ignored = find(source, labels)
+    photographs = there[:limit]
     names = hashlib.sha256("\n".join(f"{p.path.name}\t{p.label}" for p in photographs).encode("utf-8", "replace"))
     writer = SetWriter(
         out,
@@ -243,4 +285,4 @@ def import_folder(
         )
     images = writer.finish(kept)
     assert images is not None
-    return Imported(images, tuple(failed), ignored)
+    return Imported(images, tuple(failed), ignored, _mismatches(source, labels, there, photographs))

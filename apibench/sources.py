@@ -14,11 +14,12 @@ from apibench.imageset import ImageSet
 
 @dataclass(frozen=True)
 class Source:
-    """An image set, and the files that could not become part of it (file name, reason)."""
+    """An image set, the files that could not become part of it (file name, reason), and what a user has to know, a line each."""
 
     images: ImageSet
     failed: tuple[tuple[str, str], ...] = ()
     ignored: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def open_source(
@@ -35,7 +36,7 @@ def open_source(
             raise ApibenchError(f"{labels}: {name} is an image set with labels of its own; leave --labels out")
         return Source(ImageSet.load(Path(name)))
     imported = photographs.import_folder(name, clean_out, labels=labels, max_side=max_side, limit=limit)
-    return Source(imported.images, imported.failed, imported.ignored)
+    return Source(imported.images, imported.failed, imported.ignored, imported.notes)
 
 
 def open_sources(names: Sequence[str], beside: Path, *, max_side: int = 512) -> list[Source]:

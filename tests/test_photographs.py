@@ -14,9 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
+import apibench
 from apibench import photographs
+from apibench.cli import cli
 from apibench.errors import ApibenchError
 from apibench.imageset import ImageSet
+from apibench.terminal import run_command
 from tests.conftest import paint
 
 
@@ -241,3 +244,59 @@ def test_a_photograph_replaced_after_the_import_is_noticed(photographs_folder: P
     Image.fromarray(paint(9)).save(photographs_folder / "photo2.png")
     with pytest.raises(ApibenchError, match=r"photo2\.png: is another picture than when it was imported"):
         photographs.import_folder(photographs_folder, tmp_path / "clean")
+
+
+def test_labels_and_photographs_that_do_not_match_are_counted(
+    photographs_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["photo0.png", "photo1.png", "PHOTO2.png", "x" * 300 + ".png", "photo4.png"]
+    (photographs_folder / "labels.csv").write_text("file,label\n" + "".join(f"{name},7\n" for name in names))
+    first, second = photographs.import_folder(photographs_folder, tmp_path / "clean").notes
+    assert first.endswith(f"labels.csv: 2 rows without a photograph in {photographs_folder} (the first: 'PHOTO2.png')")
+    assert "labels.csv: 2 photographs without a row (the first: 'photo2.png')" in second
+    assert len(photographs.import_folder(photographs_folder, tmp_path / "two", limit=2).notes) == 1
+
+    command = ["purify", "--images", str(photographs_folder), "--out", str(tmp_path / "pure"), "--purifier", "gaussian"]
+    assert run_command(cli, command) == 0
+    assert capsys.readouterr().err.splitlines()[:2] == [first, second]
+    with pytest.warns(UserWarning, match="without a") as told:
+        apibench.open_images(photographs_folder, tmp_path / "again")
+    assert [str(one.message) for one in told] == [first, second]
+
+
+def test_labels_that_match_or_are_not_there_are_no_news(photographs_folder: Path, tmp_path: Path) -> None:
+    assert photographs.import_folder(photographs_folder, tmp_path / "clean").notes == ()
+    (photographs_folder / "labels.csv").unlink()
+    assert photographs.import_folder(photographs_folder, tmp_path / "bare").notes == ()
+
+
+def test_a_run_and_an_attack_tell_of_labels_that_do_not_match(
+    photographs_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from apibench import recipe, run
+    from apibench.attacks import stage
+
+    def enough(*_: object, **__: object) -> None:
+        raise ApibenchError("enough")
+
+    monkeypatch.setattr(stage, "generate", enough)
+    (photographs_folder / "labels.csv").write_text("file,label\nphoto0.png,1\n")
+    command = ["generate", "--images", str(photographs_folder), "--out", str(tmp_path / "adv")]
+    assert run_command(cli, command) == 2
+    assert "4 photographs without a row" in capsys.readouterr().err
+
+    said: list[str] = []
+    text = f'name = "x"\nout = "{tmp_path}/out"\n[images]\nsource = "{photographs_folder}"\n'
+    (tmp_path / "mine.toml").write_text(text)
+    loaded = recipe.load(tmp_path / "mine.toml")
+    with pytest.raises(ApibenchError, match="enough"):
+        run.make_sets(loaded, said.append, run.RunResult(store=tmp_path / "store.sqlite"))
+    assert "4 photographs without a row" in said[0]
+
+
+def test_a_missing_label_file_is_one_line(photographs_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ApibenchError) as caught:
+        photographs.find(photographs_folder, tmp_path / "nolabels.csv")
+    assert str(caught.value) == f"{tmp_path / 'nolabels.csv'}: no such file; it has the columns 'file' and 'label'"
+    with pytest.raises(ApibenchError, match="cannot be read: Is a directory"):
+        photographs.find(photographs_folder, tmp_path)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from apibench import defaults
+from apibench import defaults, text
 from apibench.attacks.catalogue import AIMS, LINF, NORMS, UNTARGETED
 from apibench.errors import ApibenchError, ExitCode
 from apibench.options import DEVICE, ENGINE, FILE, FOLDER, MAX_SIDE, THREADS
@@ -117,6 +117,8 @@ def generate(
         use_threads(threads, device)
     part = stage.Shard.parse(shard) if shard else None
     source = open_source(images, clean_out or beside(out), labels=labels, max_side=max_side, limit=limit)
+    for note in source.notes:
+        click.echo(text.plain(note, 400), err=True)
     made = stage.generate(
         source.images, out, settings, surrogates, targets=targets, shard=part, limit=limit, chunk=chunk, engine=where
     )

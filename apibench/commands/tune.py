@@ -89,9 +89,14 @@ def tune(
     ]
     trials = {family: tuning.settings(family, files.get(family, ()), budget) for family in chosen}
     use_threads(threads, device)
+    sets = (ImageSet.load(clean), ImageSet.load(adversarial))
+    count = sum(map(len, trials.values()))
+    click.echo(
+        f"at most {count} settings of {len(trials)} purifiers, each on {len(sets[0].records)} clean and "
+        f"{len(sets[1].records)} adversarial images, seen by {len(targets)} classifier{'s' if len(targets) > 1 else ''}"
+    )
     done = tuning.tune(
-        ImageSet.load(clean),
-        ImageSet.load(adversarial),
+        *sets,
         targets,
         tuning.Tuning(trials, objective, max_cost / 100, budget, reference, seed),
         out,
