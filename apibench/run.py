@@ -32,7 +32,7 @@ class RunResult:
     store: Path
     report: Path | None = None
     page: Path | None = None
-    main_table: str = ""
+    summary: str = ""
     problems: list[str] = field(default_factory=list)
     codes: list[ExitCode] = field(default_factory=list)
 
@@ -177,7 +177,7 @@ def run(recipe: Recipe, say: Say, text: bytes = b"") -> RunResult:
     if text:
         write_atomically(recipe.folder / provenance.RUN_RECIPE, text)
     written = write_report(result.store, recipe.folder / "report", recipe.query.campaign)
-    result.report, result.page, result.main_table = written.report, written.page, written.main_table
+    result.report, result.page, result.summary = written.report, written.page, written.summary
     return result
 
 
@@ -211,6 +211,8 @@ def make_sets(recipe: Recipe, say: Say, result: RunResult) -> list[ImageSet]:
         limit=recipe.images.limit,
     )
     result.problems += [reason for _, reason in source.failed]
+    for note in source.notes:
+        say(f"images: {note}")
     clean = ImageSet(source.images.folder, source.images.records[: recipe.images.limit])
     say(f"images: {len(clean.records)} photographs")
     made: dict[str, ImageSet] = {}

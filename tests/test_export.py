@@ -7,6 +7,7 @@ import json
 import shutil
 import sqlite3
 import subprocess
+import tomllib
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from apibench.export.secrets import Scanner
 from apibench.imageset import ImageSet, SetWriter
 from apibench.query.contract import Answer, ErrorKind, Label, Parsed, ProviderError
 from apibench.query.store import Key, ResponseStore
+from apibench.report import provenance
 from apibench.report.verify import verify_report
 from apibench.terminal import run_command
 from tests.conftest import paint
@@ -54,7 +56,7 @@ def texts(folder: Path) -> str:
     return "\n".join(path.read_bytes().decode("latin-1") for path in sorted(folder.rglob("*")) if path.is_file())
 
 
-def with_sets(folder: Path) -> Path:
+def with_sets(folder: Path, ids: tuple[str, str] = ("p0", "p1")) -> Path:
     """A run with image sets of two pictures, clean and attacked, as stages write them."""
     maker = StoreMaker(folder / "store.sqlite")
     sources: list[str] = []
@@ -63,9 +65,9 @@ def with_sets(folder: Path) -> Path:
         for number in range(2):
             about = {"source": sources[number]} if sources[number:] else {}
             settings = {"seed": 7, "surrogates": ["file:resnet18=/home/somebody/my.pth"]}
-            record = writer.write(f"p{number}", paint(number + len(name)), variant=variant, settings=settings, **about)
+            record = writer.write(ids[number], paint(number + len(name)), variant=variant, settings=settings, **about)
             sources += [record.source] if variant == "clean" else []
-        images = writer.finish(["p0", "p1"])
+        images = writer.finish(list(ids))
         assert images is not None
         maker.store.remember(images)
         for record in images.records:
@@ -381,3 +383,105 @@ def test_what_is_no_store_is_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(ApibenchError, match=r"store\.sqlite"):
         export_store(tmp_path / "store.sqlite", tmp_path / "published")
     assert not (tmp_path / "published").exists()
+
+
+def test_what_was_edited_since_is_not_lost(store: Path, tmp_path: Path) -> None:
+    out = export_store(store, tmp_path / "published").folder
+    (out / "README.md").write_text("my licence")
+    with pytest.raises(ApibenchError, match=r"README\.md was changed since it was exported, and would be lost"):
+        export_store(store, out)
+    assert (out / "README.md").read_text() == "my licence"
+    (out / "README.md").unlink()
+    export_store(store, out)  # what is missing is not lost
+    assert (out / "README.md").is_file()
+
+
+@pytest.mark.parametrize("out", [".", "../cwd/.."])
+def test_a_folder_without_a_name_of_its_own_is_refused(store: Path, out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (store.parent / "cwd").mkdir()
+    monkeypatch.chdir(store.parent / "cwd")
+    with pytest.raises(ApibenchError, match="by a name of its own"):
+        export_store(store, Path(out))
+    assert store.is_file()
+
+
+def test_a_replay_of_emulated_answers_is_called_emulated(tmp_path: Path) -> None:
+    maker = StoreMaker(tmp_path / "store.sqlite")
+    maker.ask("A", "clean", ["dog"], origin="replay of emulated")
+    card = (export_store(maker.close(), tmp_path / "published").folder / "README.md").read_text()
+    assert "recorded answers were played" in card
+    assert "**EMULATED**" in card
+
+
+# --- photographs and folders have names of all kinds ---
+
+
+@pytest.mark.parametrize("name", [HEX, f"{HEX.upper()}_2", f"copy-{HEX}", "ab" * 20, "ab" * 32])
+def test_photographs_may_be_named_by_a_hash(name: str, tmp_path: Path) -> None:
+    store = with_sets(tmp_path / "run", (name, f"{name}-b"))
+    out = export_store(store, tmp_path / "published", images=True).folder
+    assert [line["file"] for line in lines(out / "images.jsonl") if line["variant"] == ATTACK].count(f"{name}.png") == 1
+    assert [record.id for record in ImageSet.load(out / "images" / "adv").records] == [name, f"{name}-b"]
+    assert name in (out / "report" / "answers.csv").read_text()
+    assert verify_report(out / "store.sqlite", out / "report").holds
+
+    # Of the same form, where no photograph's name stands, it may be a key.
+    manifest = tmp_path / "run" / "sets" / "adv" / "manifest.jsonl"
+    manifest.write_text(manifest.read_text().replace('"seed": 7', f'"seed": "{KEYS["Clarifai"]}"'))
+    with pytest.raises(
+        ApibenchError, match=r"(manifest|images)\.jsonl, line \d: what looks like a key of 32 hexadecimal digits"
+    ):
+        export_store(store, tmp_path / "again", images=True)
+
+
+RECIPE = r"""# run by alice
+name = "mine"
+out = "alice/out"
+[images]
+source = "/home/Alice Smith/photos"
+max_side = 300
+[generate]
+epsilon = [8, 16.5]
+surrogates = ["file:resnet18=../../alice/w.pth", "pypi:foolbox/alexnet", "file:vgg=C:\\Users\\Alice Smith\\v.pth"]
+[query]
+record = "file:///home/alice/r.json"
+prices = "\\\\host\\alice\\prices.json"
+emulated = true
+[[purify]]
+purifier = "ncis:/srv/alice b/n.safetensors"
+"""
+
+
+def test_a_recipe_is_published_without_folders_and_comments(store: Path, tmp_path: Path) -> None:
+    (store.parent / "recipe.toml").write_text(RECIPE)
+    out = export_store(store, tmp_path / "published").folder
+    assert "alice" not in texts(out).lower()
+    assert tomllib.loads((out / "recipe.toml").read_text()) == {
+        "name": "mine",
+        "out": "…/out",
+        "images": {"source": "…/photos", "max_side": 300},
+        "generate": {
+            "epsilon": [8, 16.5],
+            "surrogates": ["file:resnet18=…/w.pth", "pypi:foolbox/alexnet", "file:vgg=…/v.pth"],
+        },
+        "query": {"record": "file:…/r.json", "prices": "…/prices.json", "emulated": True},
+        "purify": [{"purifier": "ncis:…/n.safetensors"}],
+    }
+    assert verify_report(out / "store.sqlite", out / "report").holds
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        ("/home/Alice Smith/x.png: cannot be read", "…/x.png: cannot be read"),
+        ("not read: /Users/Alice Smith/a/x.png", "not read: …/x.png"),
+        ("not read: file:///srv/alice/x.png", "not read: …/x.png"),
+        (r"not read: \\host\alice\x.png", "not read: …/x.png"),
+        ("file:vgg=../alice b/x.pth", "file:vgg=…/x.pth"),
+        ("mi-di/eps16+ncis/2", "mi-di/eps16+ncis/2"),
+        ("see https://example.com/a/b", "see https://example.com/a/b"),
+        ("https://example.com/a/b", "https://example.com/a/b"),
+    ],
+)
+def test_of_a_path_in_a_text_the_last_name_is_left(given: str, left: str) -> None:
+    assert provenance.without_folders(given) == left

@@ -234,7 +234,7 @@ def summary(root: Node) -> list[str]:
     return [item.text for item in next(root.all("section", cls="short")).all("li")]
 
 
-def test_the_summary_counts_over_all_providers(store: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_the_summary_says_the_least_and_the_most_of_all_providers(store: Path, tmp_path: Path) -> None:  # noqa: F811
     (words,) = summary(tree(write_report(store, tmp_path / "out")))
     acme, zeta = (one.row(ATTACK, "ncis/2") for one in groups(store))
     assert acme.attacked
@@ -242,9 +242,32 @@ def test_the_summary_counts_over_all_providers(store: Path, tmp_path: Path) -> N
     lost, of = acme.attacked.top1.n - acme.attacked.top1.k, acme.attacked.top1.n
     assert f"0 of {zeta.attacked.top1.n} photographs (0 %) at the provider that withstood it best" in words
     assert f"of {lost} of {of} ({100 * lost / of:.0f} %) at the one that did worst" in words
-    back = [row.recovery for row in (acme, zeta) if row.recovery]
-    gained, taken = sum(one.numerator for one in back), sum(one.denominator for one in back)
-    assert f"{gained} of {taken}" in words or "No purifier gave any back" in words
+
+
+@pytest.mark.parametrize(
+    ("kept", "says"),
+    [
+        ((3, 3), "2 of 9 (22 %) on balance at each provider; it changes 1 of 10 clean answers (10 %)."),
+        ((3, 5), "2 of 9 (22 %) to 4 of 9 (44 %) on balance, by provider; it changes 1 of 10 clean answers (10 %)."),
+        ((1, 1), "No purifier gave any back on balance."),
+        ((0, 2), "No purifier gave any back on balance."),
+    ],
+)
+def test_the_summary_adds_no_providers_up(
+    maker: StoreMaker,  # noqa: F811
+    tmp_path: Path,
+    kept: tuple[int, int],
+    says: str,
+) -> None:
+    """They answer about the same photographs: one network behind two of them would count twice."""
+    for provider, keeps in zip(("acme", "zeta"), kept, strict=True):
+        for number in range(10):
+            maker.ask(str(number), "clean", ["dog"], provider=provider)
+            maker.ask(str(number), ATTACK, ["dog" if number < 1 else "fox"], provider=provider)
+            maker.ask(str(number), NCIS, ["dog" if number < keeps else "fox"], provider=provider)
+            maker.ask(str(number), "clean+ncis/2", ["dog" if number else "fox"], provider=provider)
+    (words,) = summary(tree(write_report(maker.close(), tmp_path / "out")))
+    assert words.endswith(says)
 
 
 def test_the_summary_names_the_purifier_that_gave_back_most(maker: StoreMaker, tmp_path: Path) -> None:  # noqa: F811

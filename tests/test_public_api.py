@@ -14,11 +14,12 @@ import pandas as pd
 import pytest
 
 import apibench
-from apibench import ApibenchError, Attack, ImageSet
+from apibench import ApibenchError, Attack, ImageSet, metrics
 from apibench._torch import torch
 from apibench.cli import cli
 from apibench.report import main_table
 from tests.conftest import tiny_classifier
+from tests.storemaker import StoreMaker
 from tests.test_verify import ATTACK, make_store
 
 
@@ -219,3 +220,69 @@ def test_a_run_keeps_its_recipe_beside_the_store(tmp_path: Path, monkeypatch: py
     assert (tmp_path / "out" / "recipe.toml").read_text() == text
     found = json.loads((tmp_path / "out" / "report" / provenance.NAME).read_text())["recipe"]
     assert found["content"] == {"name": "x", "out": "…/out"}
+
+
+@pytest.mark.parametrize(
+    ("about", "message"),
+    [
+        ({"on_uncertain": "x"}, "on_uncertain 'x': must be one of ask-again, stop, insist"),
+        ({"on_uncertain": 3}, "on_uncertain 3: must be one of"),
+        ({"batch": 0}, "batch 0: must be at least 1"),
+        ({"concurrency": 0}, "concurrency 0: must be at least 1"),
+        ({"max_calls": -1}, "max_calls -1: must be at least 1"),
+        ({"record": "a.json", "replay": "b.json"}, "--replay is what answers"),
+        ({"prices": "no-prices.json"}, r"no-prices\.json"),
+        ({"replay": "no-cassette.json"}, r"no-cassette\.json"),
+    ],
+)
+def test_what_no_query_can_be_is_told(about: dict[str, Any], message: str, clean_set: ImageSet, tmp_path: Path) -> None:
+    with pytest.raises(ApibenchError, match=message):
+        apibench.query_images(clean_set, tmp_path / "store.sqlite", "aws", **about)
+    assert not (tmp_path / "store.sqlite").exists()
+
+
+def test_a_limit_is_a_count(clean_set: ImageSet) -> None:
+    with pytest.raises(ApibenchError, match="limit -1: must be at least 1"):
+        apibench.open_images(clean_set.folder, limit=-1)
+
+
+def test_what_the_query_command_takes_is_handed_on(
+    clean_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from apibench.query import stage
+
+    asked: list[stage.QuerySettings] = []
+
+    def query_images(sets: object, store: object, query: stage.QuerySettings, **_: object) -> object:
+        asked.append(query)
+        raise ApibenchError("enough")
+
+    monkeypatch.setattr(stage, "query_images", query_images)
+    prices, record, replay = (str(tmp_path / f"{name}.json") for name in ("prices", "record", "replay"))
+    for about in (
+        {"concurrency": 3, "batch": 2, "on_uncertain": "insist", "prices": prices, "record": record},
+        {"replay": replay},
+    ):
+        with pytest.raises(ApibenchError, match="enough"):
+            apibench.query_images(clean_set, tmp_path / "s.sqlite", "aws", **about)
+    first, second = asked
+    assert (first.concurrency, first.batch, str(first.on_uncertain)) == (3, 2, "insist")
+    assert (first.prices, first.record, first.replay) == (Path(prices), Path(record), None)
+    assert (second.prices, second.record, second.replay) == (None, None, Path(replay))
+
+
+def test_recoveries_are_of_one_campaign_and_of_pairs(tmp_path: Path) -> None:
+    maker = StoreMaker(tmp_path / "store.sqlite")
+    for campaign, back in (("may", 5), ("june", 4)):
+        for number in range(10):
+            maker.ask(f"{number}", "clean", ["a"], campaign=campaign)
+            maker.ask(f"{number}", "mi/eps8", ["b"] if number < 8 else ["a"], campaign=campaign)
+            maker.ask(f"{number}", "mi/eps8+p/1", ["a"] if number < back else "failed", campaign=campaign)
+    answers = apibench.read_answers(maker.close())
+    with pytest.raises(ApibenchError, match=r"recoveries by provider: a photograph stands several times .*campaign"):
+        metrics.recoveries(answers, ["provider"])
+    found = metrics.recoveries(answers, ["campaign"]).reset_index().set_index("campaign")
+    assert set(found.index) == {"may", "june"}
+    for campaign, back in (("may", 5), ("june", 4)):
+        row = found.loc[campaign]
+        assert (row["n"], row["attacked"], row["purified"], row["difference"]) == (back, 0, 1, 1)

@@ -574,3 +574,25 @@ def test_picture_bytes_are_a_png(with_files: Path, tmp_path: Path) -> None:
     assert picture is not None
     with Image.open(BytesIO(picture.read_bytes())) as image:
         image.verify()
+
+
+@pytest.mark.parametrize("purifiers", [3, 20])
+def test_a_terminal_gets_the_table_or_what_it_says_where_it_is_long(
+    maker: StoreMaker, tmp_path: Path, purifiers: int
+) -> None:
+    for number in range(10):
+        for of in ("clean", ATTACK):
+            as_sent = "dog" if of == "clean" or number < 2 else "fox"
+            maker.ask(str(number), of, [as_sent])
+            for strength in range(purifiers):
+                maker.ask(str(number), f"{of}+jpeg:{strength}/1", ["dog" if number < 3 else as_sent])
+    files = write_report(maker.close(), tmp_path / "out")
+    if purifiers == 3:
+        assert files.summary == files.main_table
+    else:
+        assert files.summary.splitlines() == [
+            "**EMULATED: answered by net-a, not by a vendor.** Rows that share a network are not independent.",
+            "",
+            f"- {ATTACK} changed the first label of 8 of 10 photographs (80 %). Of these, jpeg:0/1 gave back the most: 1 of 8 "
+            "(12 %) on balance; it changes 0 of 10 clean answers (0 %).",
+        ]

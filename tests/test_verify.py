@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -31,7 +32,10 @@ def raw(names: list[str]) -> bytes:
 
 
 def make_store(folder: Path, *, images: bool = False, campaigns: tuple[str, ...] = ("default",)) -> Path:
-    """Four photographs, an attack and a purifier, answered by what looks like AWS; with ``images`` their files too."""
+    """Four photographs, an attack and a purifier, answered by what looks like AWS; with ``images`` their files too.
+
+    To a store that is there, campaigns are added.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     maker = StoreMaker(folder / "store.sqlite")
     for campaign in campaigns:
@@ -165,10 +169,88 @@ def test_a_report_of_one_campaign_is_verified_as_one(tmp_path: Path) -> None:
     assert not verify_report(store, tmp_path / "report", "june").holds
 
 
+@pytest.mark.parametrize("named", ["may", None])
+def test_a_report_is_of_its_campaigns_whatever_is_added_to_the_store(named: str | None, tmp_path: Path) -> None:
+    store = make_store(tmp_path, campaigns=("may",))
+    write_report(store, tmp_path / "report", named)
+    assert verify_report(store, tmp_path / "report", "may").holds
+    make_store(tmp_path, campaigns=("june",))
+    for campaign in ("may", None):
+        found = verify_report(store, tmp_path / "report", campaign)
+        assert found.differences == ()
+        assert any("store.sqlite is another file by now (more was added to it)" in note for note in found.notes)
+    # What it is of has to be as it was, though no table tells.
+    change(store, "UPDATE responses SET raw = raw || ' ' WHERE campaign = 'june'")
+    assert verify_report(store, tmp_path / "report").holds
+    change(store, "UPDATE responses SET raw = raw || ' ' WHERE campaign = 'may'")
+    assert any("provenance.json, store: says" in line for line in verify_report(store, tmp_path / "report").differences)
+
+
+def test_the_hash_that_the_document_names_is_of_the_store_then_or_now(tmp_path: Path) -> None:
+    store = make_store(tmp_path, campaigns=("may",))
+    report = write_report(store, tmp_path / "report").report
+    make_store(tmp_path, campaigns=("june",))
+    then = provenance.read(report.parent)["store"]["sha256"]
+    replace(report, then, "0" * 64)
+    (line,) = verify_report(store, report.parent).differences
+    assert line.startswith("report.md, line ")
+    assert "00000000" in line
+
+
+def test_a_report_set_against_a_campaign_of_a_store_that_grew(tmp_path: Path) -> None:
+    store = make_store(tmp_path, campaigns=("may", "june"))
+    write_report(store, tmp_path / "report", "june", "may")
+    make_store(tmp_path, campaigns=("july",))
+    assert verify_report(store, tmp_path / "report", against="may").differences == ()
+    change(store, "UPDATE responses SET raw = raw || ' ' WHERE campaign = 'may'")
+    assert not verify_report(store, tmp_path / "report", against="may").holds
+
+
+@pytest.mark.parametrize(
+    ("of", "given", "told"),
+    [
+        (("may",), "june", "made for campaign may; name it with --campaign may"),
+        (("may", "june"), "june", "made for campaigns june, may; leave --campaign out"),
+        (("may", "june"), None, "made for campaigns june, may; the store has july, june, may by now, and only all of"),
+    ],
+)
+def test_a_report_for_other_campaigns_says_so_first(
+    of: tuple[str, ...], given: str | None, told: str, tmp_path: Path, capsys: Streams
+) -> None:
+    store = make_store(tmp_path, campaigns=of)
+    write_report(store, tmp_path / "report")
+    make_store(tmp_path, campaigns=("june", "july"))
+    more = [] if given is None else ["--campaign", given]
+    code = run_command(cli, ["report", "--store", str(store), "--out", str(tmp_path / "report"), "--verify", *more])
+    first, *others = capsys.readouterr().err.splitlines()
+    assert code == 3
+    assert first.startswith(f"differs: provenance.json, report: {told}")
+    assert any(line.startswith("differs: answers.csv") for line in others)
+
+
+@pytest.mark.parametrize("written", [None, 7, [7], [{}], {"may": 1}])
+def test_an_older_report_or_a_wrong_one_does_not_tell_its_campaigns(written: object, tmp_path: Path) -> None:
+    store = make_store(tmp_path, campaigns=("may", "june"))
+    for campaign in ("may", None):
+        write_report(store, tmp_path / "report", campaign)
+        path = tmp_path / "report" / provenance.NAME
+        content = json.loads(path.read_text())
+        content["store"].pop("answers_sha256")
+        content["report"].pop("campaigns")
+        if written is not None:
+            content["report"]["campaigns"] = written
+        path.write_text(json.dumps(content))
+        found = verify_report(store, tmp_path / "report")
+        assert found.holds == (written is None)
+        assert names(found) <= {"provenance.json"}
+
+
 def test_a_report_that_was_set_against_another_campaign(tmp_path: Path) -> None:
     store = make_store(tmp_path, campaigns=("may", "june"))
     write_report(store, tmp_path / "report", "june", "may")
-    with pytest.raises(ApibenchError, match=r"was set against campaign may.*; name that with --against"):
+    with pytest.raises(
+        ApibenchError, match=r"was set against campaign may, store store\.sqlite; name that with --against"
+    ):
         verify_report(store, tmp_path / "report")
     assert verify_report(store, tmp_path / "report", against="may").holds
     replace(tmp_path / "report" / "tables" / "against.md", "then", "when")
@@ -221,7 +303,110 @@ def test_sections_left_out_have_to_be_as_written(tmp_path: Path) -> None:
     assert names(verify_report(store, report)) == {"report.md"}
 
 
+# --- the recipe, the image sets and the page ---
+
+
+def test_another_recipe_beside_the_store_is_found(store: Path, tmp_path: Path, capsys: Streams) -> None:
+    recipe = store.parent / provenance.RUN_RECIPE
+    recipe.write_text('name = "mine"\n')
+    report = write_report(store, tmp_path / "report").report.parent
+    asked = ["report", "--store", str(store), "--out", str(report), "--verify"]
+    assert run_command(cli, asked) == 0
+    recipe.write_text('name = "yours"\n')
+    capsys.readouterr()
+    assert run_command(cli, asked) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("differs: provenance.json, recipe: says ")
+    recipe.unlink()
+    assert run_command(cli, asked) == 0
+    assert "provenance.json, recipe: not compared, it is not at hand" in capsys.readouterr().out
+
+
+def test_another_image_set_beside_the_store_is_found(store: Path, tmp_path: Path, capsys: Streams) -> None:
+    folder = store.parent / "sets" / "clean"
+    folder.mkdir(parents=True)
+    (folder / "set.json").write_text('{"stage": "import"}')
+    (folder / "manifest.jsonl").write_text("{}\n")
+    report = write_report(store, tmp_path / "report").report.parent
+    asked = ["report", "--store", str(store), "--out", str(report), "--verify"]
+    assert run_command(cli, asked) == 0
+    capsys.readouterr()
+    for name, content in (("manifest.jsonl", '{"id": "x"}\n'), ("set.json", '{"stage": "import", "max_side": 9}')):
+        before = (folder / name).read_text()
+        (folder / name).write_text(content)
+        assert run_command(cli, asked) == 3
+        assert capsys.readouterr().err == "differs: provenance.json, image_sets: clean at hand is another one\n"
+        (folder / name).write_text(before)
+    (folder / "manifest.jsonl").unlink()
+    assert run_command(cli, asked) == 0
+    assert "image_sets: clean is not compared, it is not at hand" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("about", [None, {"name": "clean", "manifest_sha256": "0" * 64, "made_by": None}])
+def test_an_image_set_that_the_report_does_not_name_or_names_twice(
+    about: dict[str, object] | None, store: Path, tmp_path: Path
+) -> None:
+    folder = store.parent / "sets" / "clean"
+    folder.mkdir(parents=True)
+    (folder / "manifest.jsonl").write_text("{}\n")
+    report = write_report(store, tmp_path / "report").report.parent
+    content = provenance.read(report)
+    content["image_sets"] = [] if about is None else [*content["image_sets"], about]
+    (report / provenance.NAME).write_text(json.dumps(content))
+    (line,) = verify_report(store, report).differences
+    expected = "clean at hand is another one" if about is None else "clean is one too many"
+    assert line == f"provenance.json, image_sets: {expected}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("What an attack does to", "What no attack does to", "its text: says What no attack does"),
+        (
+            "0.0, 49.0] 0/4</small>",
+            "0.0, 48.0] 0/4</small>",
+            "its table under 'The numbers': says …0.0 [0.0, 48.0] 0/4",
+        ),
+        (
+            '<section aria-labelledby="who">',
+            '<section aria-labelledby="x">',
+            "its text under 'The photographs': says …",
+        ),
+        ("Under each picture", "Under no picture", "its text under 'The photographs': says …"),
+    ],
+)
+def test_what_differs_in_the_page_is_told(old: str, new: str, told: str, tmp_path: Path, capsys: Streams) -> None:
+    store = make_store(tmp_path / "run", images=True)
+    report = write_report(store, tmp_path / "report").report.parent
+    replace(report / "index.html", old, new)
+    assert run_command(cli, ["report", "--store", str(store), "--out", str(report), "--verify"]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"differs: index.html: {told}")
+    assert "recomputed" in line
+
+
+def test_another_picture_in_the_page_is_told_as_one(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "run", images=True)
+    report = write_report(store, tmp_path / "report").report.parent
+    replace(report / "index.html", "base64,UklGR", "base64,UklGS")
+    assert verify_report(store, report).differences == ("index.html: a picture in it is another one",)
+
+
 # --- with image files, and without ---
+
+
+@pytest.mark.parametrize("what", ["pipe", "device"])
+def test_what_a_store_names_and_is_no_file_is_not_read(tmp_path: Path, what: str) -> None:
+    """A store from elsewhere: reading one would never end."""
+    store = make_store(tmp_path / "run", images=True)
+    report = write_report(store, tmp_path / "report").report.parent
+    if what == "pipe":
+        (store.parent / "sets" / "clean" / "A.png").unlink()
+        os.mkfifo(store.parent / "sets" / "clean" / "A.png")
+    else:
+        change(store, "UPDATE images SET folder = '/dev', file = 'zero' WHERE variant = 'clean' AND source = 'A'")
+    found = verify_report(store, report)
+    assert any(line.startswith("index.html: not compared, the image files are not at hand") for line in found.notes)
 
 
 def test_pictures_count_where_the_images_are_at_hand(tmp_path: Path) -> None:
@@ -278,7 +463,10 @@ def test_provenance_names_store_rule_seed_and_every_file_and_no_folder_of_this_m
 ) -> None:
     text = (report / provenance.NAME).read_text()
     found = json.loads(text)
+    answers = found["store"].pop("answers_sha256")
     assert found["store"] == {"name": "store.sqlite", "sha256": provenance.sha256(store)}
+    assert len(answers) == 64
+    assert found["report"] == {"campaign": None, "campaigns": ["default"]}
     assert found["bootstrap"]["seed"] is not None
     assert found["label_rule"]
     assert found["versions"]["numpy"]
@@ -298,6 +486,15 @@ def test_the_same_store_gives_the_same_bytes(store: Path, report: Path, tmp_path
     shutil.copy(store, copied)
     write_report(copied / store.name, copied / "report")
     assert (copied / "report" / provenance.NAME).read_bytes() == (report / provenance.NAME).read_bytes()
+
+
+def test_a_store_is_hashed_once_for_a_report(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store may have gigabytes, and may be written to between two looks."""
+    hashed: list[Path] = []
+    real = provenance.sha256
+    monkeypatch.setattr(provenance, "sha256", lambda path: (hashed.append(path), real(path))[1])  # type: ignore[func-returns-value]
+    write_report(store, tmp_path / "report")
+    assert hashed.count(store) == 1
 
 
 def test_the_recipe_of_the_run_is_in_it_without_folders(store: Path, tmp_path: Path) -> None:

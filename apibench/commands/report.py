@@ -17,7 +17,8 @@ from apibench.options import FILE, FOLDER
 @click.option(
     "--against",
     metavar="STORE|CAMPAIGN",
-    help="What changed since: another store (or STORE:CAMPAIGN), or another campaign of this one.",
+    help="What changed since: another campaign of this store, or another store (or STORE:CAMPAIGN). A name that is both a "
+    "campaign's and a file's is the campaign's; ./NAME is the file's.",
 )
 @click.option(
     "--verify", is_flag=True, help="Write nothing: is the report in DIR what the raw responses say? Else exit code 3."
@@ -35,7 +36,7 @@ def report(store: Path, out: Path, campaign: str | None, against: str | None, ve
     from apibench.report import write_report
 
     written = write_report(store, out, campaign, against)
-    click.echo(written.main_table)
+    click.echo(written.summary)
     if written.changes:
         click.echo(f"\nChanges since {against}:\n{written.changes}\n")
     click.echo(f"report: {written.report}\npage:   {written.page}")

@@ -41,7 +41,7 @@ def run(recipe: str, images: str | None, out: Path | None, dry_run: bool, thread
     use_threads(threads, "cpu")
     runs.check(loaded)
     result = runs.run(loaded, click.echo, file.read_bytes())
-    click.echo("\n" + result.main_table)
+    click.echo("\n" + result.summary)
     click.echo(f"store:  {result.store}\nreport: {result.report}\npage:   {result.page}")
     list_failed([("", problem) for problem in result.problems], 0)
     return result.exit_code

@@ -9,7 +9,7 @@ from pathlib import Path
 from apibench.errors import ApibenchError
 from apibench.imageset import write_atomically
 from apibench.report import against as changes
-from apibench.report import benchmark, compare, document, figures, frames, page, provenance, tables
+from apibench.report import benchmark, compare, document, figures, frames, page, provenance, tables, words
 from apibench.report.picture import Files, draw
 from apibench.report.sheets import FOLDER
 
@@ -18,7 +18,7 @@ __all__ = ["ReportFiles", "main_table", "write_report"]
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """What was written. ``picture`` is None where the image files are not at hand. ``main_table`` is for a terminal.
+    """What was written. ``picture`` is None where the image files are not at hand. ``summary`` is for a terminal.
 
     ``page`` is for a browser and needs no network: one file, of many pictures with ``index_files`` beside it. ``tables``: those
     of the folder ``tables``, each as Markdown, CSV and LaTeX. ``changes``: what changed since what the report was set against,
@@ -32,6 +32,7 @@ class ReportFiles:
     picture: Path | None
     page: Path
     main_table: str
+    summary: str
     tables: tuple[Path, ...] = ()
     changes: str = ""
 
@@ -57,11 +58,11 @@ def write_report(store: Path, out: Path, campaign: str | None = None, against: s
     noise = document.measure_noise(found, files)
     picture = draw(groups, files)
     since = None if against is None else changes.compare_with(against, store, groups)
+    campaigns = sorted({str(name) for name in found.outcomes["campaign"]})
+    hashes = provenance.StoreHashes.of(store, campaigns)
     sheets = [*benchmark.sheets(groups), *([changes.sheet(since)] if since else [])]
     drawn = figures.draw(found, groups, rows, files)
-    text = document.write(
-        found, groups, rows, noise, picture, store.name, provenance.sha256(store), sheets, since, drawn
-    )
+    text = document.write(found, groups, rows, noise, picture, store.name, hashes.file, sheets, since, drawn)
 
     contents = {
         "table.csv": tables.table_csv(rows).encode(),
@@ -84,7 +85,8 @@ def write_report(store: Path, out: Path, campaign: str | None = None, against: s
     if picture is None:
         # One left by an earlier report would be taken for a picture of this store.
         (out / "picture.png").unlink(missing_ok=True)
-    provenance.write(out, store, campaign, map(str, found.images["folder"]), [*contents, *pages], **_about(since))
+    asked = {"campaign": campaign, "campaigns": campaigns, **_about(since)}
+    provenance.write(out, store, hashes, map(str, found.images["folder"]), [*contents, *pages], asked)
     return ReportFiles(
         report=out / "report.md",
         table=out / "table.csv",
@@ -93,6 +95,7 @@ def write_report(store: Path, out: Path, campaign: str | None = None, against: s
         picture=out / "picture.png" if picture is not None else None,
         page=out / "index.html",
         main_table=tables.main_table(rows),
+        summary=words.summary(rows),
         tables=tuple(out / name for name in contents if name.startswith(f"{FOLDER}/")),
         changes=changes.in_words(since) if since else "",
     )
@@ -102,9 +105,9 @@ def _about(since: changes.Comparison | None) -> dict[str, dict[str, str]]:
     """What the provenance says of what a report was set against."""
     if since is None:
         return {}
-    return {
-        "against": {"store": since.store.name, "sha256": provenance.sha256(since.store), "campaign": since.campaign}
-    }
+    hashes = provenance.StoreHashes.of(since.store, [since.campaign])
+    known = {"store": since.store.name, "sha256": hashes.file, "answers_sha256": hashes.answers}
+    return {"against": {**known, "campaign": since.campaign}}
 
 
 def _remove_earlier_tables(out: Path, written: Collection[str]) -> None:

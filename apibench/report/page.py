@@ -26,7 +26,7 @@ from markupsafe import Markup, escape
 
 from apibench import metrics, text
 from apibench.imageset import write_atomically, write_pieces
-from apibench.report import marks, tables
+from apibench.report import marks, tables, words
 from apibench.report.cards import LABELS, Maker, class_name, names
 from apibench.report.compare import NONE, Answers, Group, Row
 from apibench.report.picture import AMPLIFY, Files
@@ -151,7 +151,7 @@ def _head(maker: Maker, rows: Sequence[Row]) -> dict[str, Any]:
         "photographs": len(maker.photographs),
         "shown": SHOWN,
         "classes": _classes(maker),
-        "short": (short := _short(rows))[:MOST_SUMMARIES],
+        "short": (short := words.by_attack(rows))[:MOST_SUMMARIES],
         "short_left_out": max(0, len(short) - MOST_SUMMARIES),
         "attacks": [(number, text.plain(attack, 40)) for number, attack in enumerate(maker.attacks, 1)],
         "purifiers": [text.plain(purifier, 40) for purifier in maker.purifiers],
@@ -201,60 +201,6 @@ def _classes(maker: Maker) -> list[tuple[int, str, int]]:
     )
 
 
-def _short(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """By attack, in a sentence or two: what it took at all providers, and which purifier gave back most of it."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        if row.attack is not None:
-            found.setdefault(row.attack, []).append(row)
-    sentences = [(text.plain(attack, 40), _taken(own), _given_back(own)) for attack, own in found.items()]
-    return [(attack, f"{taken} {back}".rstrip()) for attack, taken, back in sentences if taken]
-
-
-def _taken(rows: Sequence[Row]) -> str:
-    shares = [row.attacked.top1 for row in rows if row.purifier == NONE and row.attacked and row.attacked.top1.n]
-    lost = sorted({(share.n - share.k) / share.n: (share.n - share.k, share.n) for share in shares}.items())
-    if not lost:
-        return ""
-    (low, (few, of_few)), (high, (many, of_many)) = lost[0], lost[-1]
-    if len(lost) == 1:
-        each = " at each provider" if len(shares) > 1 else ""
-        return f"changed the first label of {few} of {of_few} photographs ({text.percent(low, 0)} %){each}."
-    return (
-        f"changed the first label of {few} of {of_few} photographs ({text.percent(low, 0)} %) at the provider that withstood it "
-        f"best, of {many} of {of_many} ({text.percent(high, 0)} %) at the one that did worst."
-    )
-
-
-def _given_back(rows: Sequence[Row]) -> str:
-    """Counted over all providers: no claim of significance, which report.md makes."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        if row.recovery is not None:
-            found.setdefault(row.purifier, []).append(row)
-    if not found:
-        return ""
-
-    def back(purifier: str) -> tuple[int, int]:
-        recoveries = [row.recovery for row in found[purifier] if row.recovery]
-        return sum(int(one.numerator) for one in recoveries), sum(int(one.denominator) for one in recoveries)
-
-    best = max(found, key=lambda purifier: back(purifier)[0] / back(purifier)[1])
-    gained, lost = back(best)
-    if gained <= 0:
-        return "No purifier gave any back on balance."
-    costs = [row.cost for row in found[best] if row.cost is not None and row.cost.n]
-    over = ", over all providers" if len({row.group for row in rows}) > 1 else ""
-    share = text.percent(gained / lost, 0)
-    words = f"Of these, {text.plain(best, 40)} gave back the most: {gained} of {lost} ({share} %) on balance{over}"
-    changed, clean = sum(cost.k for cost in costs), sum(cost.n for cost in costs)
-    return (
-        f"{words}; it changes {changed} of {clean} clean answers ({text.percent(changed / clean, 0)} %)."
-        if clean
-        else f"{words}."
-    )
-
-
 def _charts(rows: Sequence[Row]) -> list[Chart]:
     called = names([row.group for row in rows])
     found: dict[tuple[Group, str], list[Row]] = {}
@@ -265,27 +211,8 @@ def _charts(rows: Sequence[Row]) -> list[Chart]:
     for (group, attack), own in found.items():
         bars = [_bar(row) for row in own]
         name = " · ".join(filter(None, called[group]))
-        charts.append(Chart(name, text.plain(attack, 40), _in_words(own), [bar for bar in bars if bar]))
+        charts.append(Chart(name, text.plain(attack, 40), words.of_provider(own), [bar for bar in bars if bar]))
     return [chart for chart in charts if chart.bars]
-
-
-def _in_words(rows: Sequence[Row]) -> str:
-    """What one attack took at one provider, and which purifier gave back most of it at what cost."""
-    attacked = rows[0].attacked
-    if attacked is None or not attacked.top1.n:
-        return "No attacked picture was answered."
-    share = attacked.top1
-    words = f"The attack took {share.n - share.k} of {share.n} first labels."
-    purified = [(row, row.recovery) for row in rows if row.recovery is not None]
-    if not purified:
-        return words
-    best, recovery = max(purified, key=lambda one: one[1].value)
-    if recovery.numerator <= 0:
-        return f"{words} No purifier gave any back on balance."
-    most = "gave back the most" if len(purified) > 1 else "gave back"
-    words += f" {text.plain(best.purifier, 40)} {most}: {recovery.numerator} of {recovery.denominator} on balance"
-    cost = best.cost
-    return f"{words}; it changes {cost.k} of {cost.n} clean pictures." if cost is not None and cost.n else f"{words}."
 
 
 def _bar(row: Row) -> Bar | None:

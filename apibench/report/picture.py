@@ -58,17 +58,26 @@ class Files:
         return None
 
     def _read(self, folder: object, file: object, sha256: str) -> Pixels | None:
-        if not isinstance(folder, str) or not isinstance(file, str) or Path(file).name != file:
-            return None
-        path = self._root / folder / file
+        data = sent_file(self._root, folder, file, sha256)
         try:
-            # A store from elsewhere may name a device or a pipe, which has no end, or a file larger than memory.
-            if not path.is_file() or not 0 < path.stat().st_size <= MOST_BYTES:
-                return None
-            data = path.read_bytes()
-            return decode_png(data) if hashlib.sha256(data).hexdigest() == sha256 else None
+            return None if data is None else decode_png(data)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             return None
+
+
+def sent_file(root: Path, folder: object, file: object, sha256: object) -> bytes | None:
+    """The bytes of a file that a store in the folder ``root`` names; None where it is not there, or is not what was sent."""
+    if not isinstance(folder, str) or not isinstance(file, str) or Path(file).name != file:
+        return None
+    path = root / folder / file
+    try:
+        # A store from elsewhere may name a device or a pipe, which has no end, or a file larger than memory.
+        if not path.is_file() or not 0 < path.stat().st_size <= MOST_BYTES:
+            return None
+        data = path.read_bytes()
+    except (OSError, ValueError):
+        return None
+    return data if hashlib.sha256(data).hexdigest() == sha256 else None
 
 
 def difference(clean: Pixels, adversarial: Pixels) -> tuple[Pixels, tuple[str, str]]:

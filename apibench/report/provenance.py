@@ -10,17 +10,23 @@ import hashlib
 import json
 import platform
 import re
+import sqlite3
 import subprocess
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import apibench
-from apibench import metrics
+from apibench import metrics, text
+from apibench.errors import ApibenchError
 from apibench.imageset import MANIFEST, RECIPE, write_atomically
 from apibench.labels.match import RULE_VERSION
+from apibench.query.schema import see_as_current
+from apibench.report import frames
 
 NAME = "provenance.json"
 VERSION = 1
@@ -51,19 +57,66 @@ _FOLDER = re.compile(
 )
 _ADDRESS = re.compile(r"(?:https?|pypi|timm):", re.IGNORECASE)
 
+# What a report is made from; of a call that a crash left without an outcome, what the next opening of the store makes of it.
+_ASKED = """
+SELECT provider, origin, settings, sha256, COALESCE(outcome, 'uncertain'), sent, COALESCE(billing, 'maybe'), price, request
+FROM attempts WHERE campaign = ? ORDER BY id
+"""
+_ANSWERED = """
+SELECT provider, origin, settings, sha256, raw, labels, model_version, latency, price
+FROM responses WHERE campaign = ? ORDER BY provider, origin, settings, sha256
+"""
+
+
+@dataclass(frozen=True)
+class StoreHashes:
+    """What a store is known by: the SHA-256 of the ``file``, and of the ``answers`` of the campaigns that a report is of.
+
+    Answers are calls and raw responses; their hash stays as it is when other campaigns are added.
+    """
+
+    file: str
+    answers: str
+
+    @classmethod
+    def of(cls, store: Path, campaigns: Collection[str]) -> StoreHashes:
+        """Of a store that is there. Raises ApibenchError where it cannot be read."""
+        return cls(sha256(store), _answers_sha256(store, campaigns))
+
+
+def _answers_sha256(store: Path, campaigns: Collection[str]) -> str:
+    digest = hashlib.sha256()
+    try:
+        with closing(frames.connect(store)) as connection:
+            see_as_current(store, connection)
+            connection.execute("BEGIN")
+            for campaign in sorted(campaigns):
+                digest.update(f"{campaign!a}\n".encode())
+                for query in (_ASKED, _ANSWERED):
+                    for row in connection.execute(query, (campaign,)):
+                        digest.update(f"{row!a}\n".encode())
+    except sqlite3.Error as error:
+        raise ApibenchError(f"{store}: not a store that apibench can read ({text.plain(error, 120)})") from error
+    return digest.hexdigest()
+
 
 def write(
-    out: Path, store: Path, campaign: str | None, folders: Iterable[str], written: Sequence[str], **chosen: Any
+    out: Path,
+    store: Path,
+    hashes: StoreHashes,
+    folders: Iterable[str],
+    written: Sequence[str],
+    asked: dict[str, Any],
 ) -> None:
     """Write the file into a report's folder.
 
-    ``folders``: of image sets, as the store has them (relative to it); ``written``: the report's files, by their path in
-    ``out``; ``chosen``: what else was asked of the report. Raises ApibenchError where it cannot be written.
+    ``hashes``: of the store; ``folders``: of image sets, as the store has them (relative to it); ``written``: the report's files,
+    by their path in ``out``; ``asked``: what the report is of. Raises ApibenchError where it cannot be written.
     """
     content = {
         "provenance": VERSION,
-        "store": {"name": store.name, "sha256": sha256(store)},
-        "report": {"campaign": campaign, **chosen},
+        "store": {"name": store.name, "sha256": hashes.file, "answers_sha256": hashes.answers},
+        "report": asked,
         "apibench": {"version": apibench.__version__, "revision": revision()},
         "versions": versions(),
         "label_rule": RULE_VERSION,
@@ -72,8 +125,8 @@ def write(
         "image_sets": [found for folder in sorted(set(folders)) if (found := _image_set(store.parent / folder))],
         "files": {name: sha256(out / name) for name in sorted(written)},
     }
-    text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)
-    write_atomically(out / NAME, text.encode() + b"\n")
+    written_as = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)
+    write_atomically(out / NAME, written_as.encode() + b"\n")
 
 
 def read(report: Path) -> dict[str, Any]:

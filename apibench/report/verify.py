@@ -7,14 +7,11 @@ compared, every file has to be the one that was written (its hash is in ``proven
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
-from io import StringIO
 from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +22,8 @@ from apibench.errors import ApibenchError
 from apibench.query import registry
 from apibench.query.contract import ProviderError
 from apibench.query.store import ResponseStore
-from apibench.report import provenance, write_report
+from apibench.report import differences, provenance, write_report
+from apibench.report.picture import sent_file
 
 TABLES = frozenset({".csv", ".md", ".tex"})
 DOCUMENT = "report.md"
@@ -36,16 +34,11 @@ SECTIONS_OF_IMAGES = ("## Picture", "## Noise of the attack", "## Figures")
 _NUMBER = r"\d[\w.+!-]*"
 _VERSIONS = re.compile(rf"- apibench {_NUMBER}; numpy {_NUMBER}, pandas {_NUMBER}, pillow {_NUMBER}, scipy {_NUMBER}\.")
 _STORE = re.compile(r"- Store `[^`]*`, SHA-256 `([0-9a-f]{64})`\.")
-_SAME = ("provenance", "store", "report", "label_rule", "bootstrap")  # of provenance.json
+_SAME = ("provenance", "label_rule", "bootstrap", "store", "report")  # of provenance.json
 _TOLD = ("apibench", "versions")  # of it, too
 _DRAWN_WITH = ("matplotlib", "numpy", "pillow")
 PAGE = "index.html"
-# Pictures within the page, and the scripts beside it that hold pictures: other versions of the libraries draw other bytes.
-_DRAWN = re.compile(rb"data:image/[a-z+]+;base64,[A-Za-z0-9+/=]*|(?<=/)\d{5,}-[0-9a-f]{12}\.js")
-
 _OTHER_HASH = f"changed since it was written ({provenance.NAME} has another hash)"
-
-Line = tuple[int, str]  # its number, from 1, and what it says
 
 
 @dataclass(frozen=True)
@@ -66,7 +59,8 @@ def verify_report(
 ) -> Verification:
     """Make the report again in a temporary folder and compare; nothing is written into ``report`` or the store.
 
-    ``campaign``: the one the report is of; None: what its provenance says. ``against``: what it was set against, if it was.
+    ``campaign``: the one the report is of; None: those its provenance names, whatever campaigns the store has besides by now.
+    ``against``: what it was set against, if it was.
     Raises ApibenchError where there is no such folder, the store cannot be read, or ``against`` is missing.
     """
     if not report.is_dir():
@@ -75,18 +69,48 @@ def verify_report(
         )
     about = provenance.read(report).get("report")
     about = about if isinstance(about, dict) else {}
-    if campaign is None and isinstance(about.get("campaign"), str):
-        campaign = about["campaign"]
     if against is None and isinstance(other := about.get("against"), dict):
-        what = ", ".join(f"{name} {text.plain(value, 60)}" for name, value in sorted(other.items()) if name != "sha256")
+        known = [(name, value) for name, value in sorted(other.items()) if not name.endswith("sha256")]
+        what = ", ".join(f"{name} {text.plain(value, 60)}" for name, value in known)
         raise ApibenchError(f"{report}: was set against {what}; name that with --against")
+    campaign, other = _selected(store, about, campaign)
     unread = _unread(store, campaign)
     with TemporaryDirectory(prefix="apibench-verify-") as folder:
         again = Path(folder) / "report"
         write_report(store, again, campaign, against)
-        comparison = _Comparison(store, report, again)
+        comparison = _Comparison(store, report, again, campaign, of_another=bool(other))
         comparison.run()
-    return Verification(tuple(comparison.compared), (*unread, *comparison.differences), tuple(comparison.notes))
+    found = (*([other] if other else []), *unread, *comparison.differences)  # the cause of all else comes first
+    return Verification(tuple(comparison.compared), found, tuple(comparison.notes))
+
+
+def _selected(store: Path, about: dict[str, Any], given: str | None) -> tuple[str | None, str]:
+    """The campaign to make again (None: all), and a line where that cannot be what the report was made for."""
+    named, campaigns = about.get("campaign"), about.get("campaigns")
+    if not isinstance(campaigns, list) or not all(isinstance(one, str) for one in campaigns):
+        # Of an earlier version, which did not tell what "all" were.
+        campaigns = [named] if isinstance(named, str) else None
+    if campaigns is None or campaigns == [given]:
+        return given, ""
+    made_for = f"{provenance.NAME}, report: made for campaign{'s' * (len(campaigns) > 1)} {_listed(campaigns)}"
+    if given is not None:
+        return given, f"{made_for}; " + (
+            f"name it with --campaign {_listed(campaigns)}" if len(campaigns) == 1 else "leave --campaign out"
+        )
+    if isinstance(named, str):
+        return named, ""
+    with ResponseStore.open(store, read_only=True) as opened, opened.reading() as connection:
+        query = "SELECT DISTINCT campaign FROM attempts JOIN images USING (sha256) ORDER BY campaign"
+        here = [name for (name,) in connection.execute(query)]
+    if len(campaigns) == 1 and campaigns[0] in here:
+        return campaigns[0], ""
+    if set(campaigns) < set(here):
+        return None, f"{made_for}; the store has {_listed(here)} by now, and only all of them or one can be made again"
+    return None, ""
+
+
+def _listed(campaigns: Collection[object]) -> str:
+    return text.plain(", ".join(map(str, campaigns)), 120)
 
 
 def _unread(store: Path, campaign: str | None) -> list[str]:
@@ -132,6 +156,8 @@ class _Comparison:
     store: Path
     report: Path
     again: Path
+    campaign: str | None
+    of_another: bool  # it was made for another campaign, which is told already
     compared: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -162,15 +188,23 @@ class _Comparison:
         """Whether every image that was asked about is where the store says, unchanged."""
         with ResponseStore.open(self.store, read_only=True) as opened, opened.reading() as connection:
             asked = connection.execute(
-                "SELECT folder, file, sha256 FROM images WHERE sha256 IN (SELECT sha256 FROM attempts)"
+                "SELECT folder, file, sha256 FROM images WHERE sha256 IN "
+                "(SELECT sha256 FROM attempts WHERE ?1 IS NULL OR campaign = ?1)",
+                (self.campaign,),
             )
-            return all(_is_there(self.store.parent / folder / file, sha256) for folder, file, sha256 in asked)
+            return all(sent_file(self.store.parent, *image) is not None for image in asked)
 
     @cached_property
     def drawn_alike(self) -> bool:
         """Whether pictures were drawn by the libraries that are here: other versions draw other bytes."""
         there, here = self.said.get("versions"), provenance.versions()
         return isinstance(there, dict) and all(there.get(name) == here.get(name) for name in _DRAWN_WITH)
+
+    @cached_property
+    def same_store(self) -> bool:
+        """Whether the store has the same calls and answers of the campaigns that the report is of."""
+        there = self.said.get("store")
+        return isinstance(there, dict) and _same(there, provenance.read(self.again).get("store"))
 
     def _provenance(self) -> None:
         said, found = self.said, provenance.read(self.again)
@@ -179,10 +213,17 @@ class _Comparison:
             return
         self.compared.append(provenance.NAME)
         for name in _SAME:
-            if _without_name(said.get(name)) != _without_name(found.get(name)):
+            if not (_same(said.get(name), found.get(name)) or (self.of_another and name in ("store", "report"))):
                 self._says(name, said.get(name), found.get(name))
-        if said.get("store") != found.get("store"):
-            self.notes.append(f"{provenance.NAME}, store: named otherwise than {self.store.name} here")
+        if self.same_store:
+            before, here = said["store"], found["store"]
+            if before.get("name") != here["name"]:
+                self.notes.append(f"{provenance.NAME}, store: named otherwise than {self.store.name} here")
+            if before.get("sha256") != here["sha256"]:
+                self.notes.append(
+                    f"{provenance.NAME}, store: {self.store.name} is another file by now (more was added to it), with the same "
+                    "calls and answers of what the report is of"
+                )
         self.notes += [
             f"{provenance.NAME}, {name}: of another version than here"
             for name in _TOLD
@@ -247,9 +288,11 @@ class _Comparison:
         elif pixels and (why := self._not_comparable(name, there, found)):
             self._as_written(name, there, why)
         elif name.endswith(".csv"):
-            self._differs(name, _first_cell(there, found))
+            self._differs(name, differences.first_cell(there, found))
         elif Path(name).suffix in TABLES:
             self._differs(name, self._first_line(name, there, found))
+        elif name == PAGE:
+            self._differs(name, differences.first_part(there, found))
         else:
             self._differs(name, f"{len(there)} bytes, recomputed {len(found)}, and not the same ones")
 
@@ -263,7 +306,7 @@ class _Comparison:
             return "the image files are not at hand"
         if Path(name).suffix in TABLES or self.drawn_alike:
             return ""
-        if name == PAGE and _DRAWN.sub(b"", there) != _DRAWN.sub(b"", found):
+        if name == PAGE and differences.without_pictures(there) != differences.without_pictures(found):
             return ""  # its words are the same whatever the versions
         return "its pictures were drawn by other versions of the libraries"
 
@@ -276,9 +319,9 @@ class _Comparison:
 
     def _first_line(self, name: str, there: bytes, found: bytes) -> str:
         """The first line that differs, in words; nothing where only what may differ does."""
-        a, b = _lines(there), _lines(found)
+        a, b = differences.lines(there), differences.lines(found)
         if name == DOCUMENT and not self.images_at_hand:
-            a, b = _without(a, SECTIONS_OF_IMAGES), _without(b, SECTIONS_OF_IMAGES)
+            a, b = differences.without(a, SECTIONS_OF_IMAGES), differences.without(b, SECTIONS_OF_IMAGES)
             titles = ", ".join(title.removeprefix("## ") for title in SECTIONS_OF_IMAGES)
             self.notes.append(f"{name}: sections not compared, the image files are not at hand: {titles}")
         for (number, said), (_, says) in zip_longest(a, b, fillvalue=(0, "")):
@@ -288,77 +331,29 @@ class _Comparison:
                 self.notes.append(f"{name}: made with other versions ({said[2:]}), verified with {says[2:]}")
                 continue
             stores = [_STORE.fullmatch(line) for line in (said, says)]
-            if name == DOCUMENT and stores[0] and stores[1] and stores[0][1] == stores[1][1]:
-                continue  # the same store under another name, which the provenance's note tells
-            return f", {f'line {number}' if number else 'its end'}: {_both(said, says)}"
+            if name == DOCUMENT and stores[0] and stores[1] and self._is_store(stores[0][1], stores[1][1]):
+                continue  # the same store under another name, or with more in it, which the provenance's note tells
+            return f", {f'line {number}' if number else 'its end'}: {differences.both(said, says)}"
         return "" if len(a) == len(b) else ", its end: empty lines"
+
+    def _is_store(self, said: str, here: str) -> bool:
+        """Is a hash that the document names that of this store, or what this store had before more was added?"""
+        return said == here or (self.same_store and said == self.said["store"].get("sha256"))
 
 
 def _files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def _is_there(path: Path, sha256: str) -> bool:
-    try:
-        return provenance.sha256(path) == sha256
-    except (OSError, ValueError):
-        return False
-
-
-def _lines(data: bytes) -> list[Line]:
-    return list(enumerate(data.decode("utf-8", "replace").split("\n"), 1))
-
-
-def _without(lines: Sequence[Line], titles: Collection[str]) -> list[Line]:
-    """Without the sections of these titles; of several of one title, without the first."""
-    kept, within, left = [], False, set(titles)
-    for number, line in lines:
-        if line.startswith("## "):
-            within = line in left
-            left.discard(line)
-        if not within:
-            kept.append((number, line))
-    return kept
-
-
-def _first_cell(there: bytes, found: bytes) -> str:
-    """The first cell of a CSV that differs, in words: its row (1 is the first below the head) and column."""
-    try:
-        a, b = (list(_rows(data)) for data in (there, found))
-    except csv.Error as error:
-        return f"cannot be read as CSV: {text.plain(error, 80)}"
-    head = b[0] if b else []
-    for number, (said, says) in enumerate(zip_longest(a, b)):
-        if said == says:
-            continue
-        if said is None or says is None:
-            return f", row {number}: {'not there' if said is None else 'one more than the store gives'}"
-        for column, (one, other) in enumerate(zip_longest(said, says, fillvalue="")):
-            if one != other:
-                name = text.plain(head[column], 60) if column < len(head) else str(column + 1)
-                return f", {f'row {number}' if number else 'its head'}, column {name}: {_both(one, other)}"
-        return f", row {number}: {len(said)} cells, recomputed {len(says)}"
-    return "the same cells, but not the same bytes"
-
-
-def _rows(data: bytes) -> Iterator[list[str]]:
-    with closing(StringIO(data.decode("utf-8", "replace"), newline="")) as file:
-        yield from csv.reader(file)
-
-
-def _both(said: str, says: str) -> str:
-    """What two texts say, from shortly before they part."""
-    same = next((i for i, (a, b) in enumerate(zip(said, says, strict=False)) if a != b), min(len(said), len(says)))
-    start = max(0, same - 12)
-    shown = [("…" if start else "") + text.plain(one[start:], 48) if one else "nothing" for one in (said, says)]
-    return f"says {shown[0]}, recomputed {shown[1]}"
-
-
-def _without_name(value: object) -> object:
-    """Of what the provenance says of a store, all but what its file is called."""
-    if isinstance(value, dict):
-        return {key: _without_name(one) for key, one in value.items() if key not in ("name", "store")}
-    return value
+def _same(said: object, found: object) -> bool:
+    """Of what the provenance says of a store, whatever its file is called, and whatever campaigns it has besides."""
+    if not isinstance(said, dict) or not isinstance(found, dict):
+        return said == found
+    both = said.keys() & found.keys()
+    left_out = {"name", "store"}
+    for stricter, other in (("answers_sha256", "sha256"), ("campaigns", "campaign")):
+        left_out.add(other if stricter in both else stricter)
+    return all(_same(said.get(key), found.get(key)) for key in (said.keys() | found.keys()) - left_out)
 
 
 def _short(value: object) -> str:
