@@ -9,7 +9,7 @@ from pathlib import Path
 from apibench.errors import ApibenchError
 from apibench.imageset import write_atomically
 from apibench.report import against as changes
-from apibench.report import benchmark, compare, document, figures, frames, page, provenance, tables, words
+from apibench.report import benchmark, compare, document, figures, frames, page, provenance, strength, tables, words
 from apibench.report.picture import Files, draw
 from apibench.report.sheets import FOLDER
 
@@ -60,7 +60,7 @@ def write_report(store: Path, out: Path, campaign: str | None = None, against: s
     since = None if against is None else changes.compare_with(against, store, groups)
     campaigns = sorted({str(name) for name in found.outcomes["campaign"]})
     hashes = provenance.StoreHashes.of(store, campaigns)
-    sheets = [*benchmark.sheets(groups), *([changes.sheet(since)] if since else [])]
+    sheets = [*strength.sheets(groups), *benchmark.sheets(groups), *([changes.sheet(since)] if since else [])]
     drawn = figures.draw(found, groups, rows, files)
     text = document.write(found, groups, rows, noise, picture, store.name, hashes.file, sheets, since, drawn)
 

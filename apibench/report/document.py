@@ -106,7 +106,7 @@ def write(
 
 def _benchmark(sheets: Sequence[Sheet]) -> list[str]:
     """The paper's tables, and where all of them lie."""
-    shown = [sheet for sheet in sheets if sheet.name.startswith(("agreement-", "correct-"))]
+    shown = [sheet for sheet in sheets if sheet.name.startswith(("strength-", "agreement-", "correct-"))]
     parts = []
     for sheet in shown:
         parts += [f"### {text.markdown(sheet.title)}", sheet.markdown]
