@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from tqdm import tqdm
@@ -38,14 +39,16 @@ class Progress(Generic[T]):
 
     def __exit__(self, *_: object) -> None:
         """Work of which a log has heard before ends with a line too."""
-        self._bar.close()
-        if self._told not in (0, self._done):
-            self._say()
+        with suppress(OSError):
+            self._bar.close()
+            if self._told not in (0, self._done):
+                self._say()
 
     def advance(self, count: int) -> None:
-        """Move the bar of work that is not iterated over."""
-        self._bar.update(count)
-        self._count(count)
+        """Move the bar of work that is not iterated over. Never fails: the work is not to suffer where nobody looks any more."""
+        with suppress(OSError):
+            self._bar.update(count)
+            self._count(count)
 
     def note(self, text: str) -> None:
         """A word beside the bar (a loss, a rate)."""

@@ -7,13 +7,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, stop_when_event_set
 
 from apibench.errors import ApibenchError
 from apibench.query.contract import Answer, EncodedImage, ErrorKind, ImageLimits, Outcome, Provider, ProviderError
+from apibench.query.outcomes import checked, of_a_batch
 from apibench.query.policy import PERHAPS_OF_ONE, RETRIED, STOPS_THE_RUN, AgainError, OnUncertain, RetryPolicy
 from apibench.query.pricing import NOTHING_UNBILLED, Unbilled
 from apibench.query.rate import RateLimiter
@@ -43,7 +44,7 @@ class Engine:
     no limit. ``on_uncertain``: whether an image is asked about again whose answer may have been lost, in this run or before.
     ``unbilled``: the errors that the vendor does not bill. ``prepare`` (bytes of a file to the bytes that are sent) raises
     ProviderError with ``sent`` False for what the provider would not take. ``limits``: of the wire; no request is larger, though
-    its batch then be smaller. ``progress`` is told how many images are done.
+    its batch then be smaller. ``progress`` is told how many images are done, and ``say`` whatever else there is to tell.
     """
 
     failures_in_a_row = 5
@@ -66,6 +67,7 @@ class Engine:
         prepare: Callable[[bytes], bytes] | None = None,
         limits: ImageLimits | None = None,
         progress: Callable[[int], None] = lambda _: None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.provider = provider
         self.store = store
@@ -82,6 +84,7 @@ class Engine:
         self.prepare = prepare
         self.limits = limits or ImageLimits()
         self.progress = progress
+        self.say = say
         self.report = QueryReport()
         self._limiter = RateLimiter(per_second, first=self.policy.first, longest=self.policy.longest)
         self._stop = threading.Event()
@@ -101,16 +104,32 @@ class Engine:
         self.progress(len(unique) - len(open_))
         batches = _Shared(_batches(open_, self.batch))
         workers = max(1, min(self.concurrency, len(open_)))
-        with ThreadPoolExecutor(workers, thread_name_prefix="query") as pool:
-            futures = [pool.submit(self._work, batches) for _ in range(workers)]
-            try:
-                wait(futures)
-            except KeyboardInterrupt:
-                self._stop.set()  # requests in flight are finished and stored; leaving the block waits for them
-                raise
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="query")
+        futures: list[Future[None]] = []
+        try:
+            for _ in range(workers):
+                futures.append(pool.submit(self._work, batches))
+            wait(futures)
+        except BaseException:
+            self._stop.set()
+            raise
+        finally:
+            self._see_off(pool, futures)
         for future in futures:
             future.result()
         return self.report
+
+    def _see_off(self, pool: ThreadPoolExecutor, futures: Sequence[Future[None]]) -> None:
+        """Wait for the answers on their way, whatever else interrupts: they may be paid for, and the store is still open."""
+        while True:
+            try:
+                pool.shutdown()
+                return
+            except KeyboardInterrupt:
+                self._stop.set()
+                self.say(
+                    f"waiting for {sum(not one.done() for one in futures)} answers on their way: they may be billed"
+                )
 
     def _work(self, batches: _Shared) -> None:
         while not self._stop.is_set():
@@ -192,10 +211,12 @@ class Engine:
         as_one = len(images) > 1 and all(
             isinstance(outcome, ProviderError) and outcome.kind in PERHAPS_OF_ONE for outcome in outcomes
         )
+        if as_one:
+            outcomes = [of_a_batch(outcome, len(images)) for outcome in outcomes]
+        self._record(attempts, outcomes, latency)
         again = failed = None
-        for attempt, image, outcome in zip(attempts, images, outcomes, strict=True):
-            said = _of_a_batch(outcome, len(images)) if as_one else outcome
-            error = self._record(attempt, waiting, image.sha256, said, latency)
+        for image, outcome in zip(images, outcomes, strict=True):
+            error = self._settle(waiting, image.sha256, outcome)
             if error is not None and image.sha256 not in waiting:
                 failed = error
             elif error is not None and (again is None or (error.retry_after or 0) > (again.retry_after or 0)):
@@ -248,16 +269,12 @@ class Engine:
     def _outcomes(self, images: Sequence[EncodedImage]) -> Sequence[Outcome]:
         """Ask the provider; whatever an adapter does wrong becomes an outcome, so that no attempt is left without one."""
         try:
-            outcomes = self.provider.label(images)
+            return checked(self.provider.label(images), len(images))
         except ProviderError as error:
-            outcomes = [error] * len(images)
+            return checked([error] * len(images), len(images))
         except Exception as error:  # noqa: BLE001 - an SDK raises what it likes; its text may hold secrets, its type does not
             message = f"the adapter failed with {type(error).__name__}"
-            outcomes = [ProviderError(ErrorKind.PROTOCOL, message, uncertain=True)] * len(images)
-        if len(outcomes) != len(images):
-            message = f"{len(outcomes)} outcomes for {len(images)} images"
-            outcomes = [ProviderError(ErrorKind.PROTOCOL, message, uncertain=True)] * len(images)
-        return outcomes
+            return [ProviderError(ErrorKind.PROTOCOL, message, uncertain=True)] * len(images)
 
     def _heed(self, outcomes: Sequence[Outcome], gone: float) -> None:
         """What a reply says to all threads: to wait, to slow down, or that all is well."""
@@ -275,12 +292,18 @@ class Engine:
             with self._mutex:
                 self.report.sent -= 1
 
-    def _record(
-        self, attempt: int, waiting: dict[str, _Asked], sha256: str, outcome: Outcome, latency: float
-    ) -> ProviderError | None:
-        """Store an outcome; its error, if there is one. An image that is to be asked about again stays in ``waiting``."""
+    def _record(self, attempts: Sequence[int], outcomes: Sequence[Outcome], latency: float) -> None:
+        """Store a reply, whole: no kill comes between the answers that it brought."""
+        with self.store.together():
+            for attempt, outcome in zip(attempts, outcomes, strict=True):
+                if isinstance(outcome, Answer):
+                    self.store.record_answer(attempt, outcome, latency)
+                else:
+                    self.store.record_error(attempt, outcome, latency, unbilled=self.unbilled.covers(outcome))
+
+    def _settle(self, waiting: dict[str, _Asked], sha256: str, outcome: Outcome) -> ProviderError | None:
+        """What becomes of an image; its error, if there is one. One that is to be asked about again stays in ``waiting``."""
         if isinstance(outcome, Answer):
-            self.store.record_answer(attempt, outcome, latency)
             del waiting[sha256]
             with self._mutex:
                 self.report.answered += 1
@@ -289,7 +312,6 @@ class Engine:
                 self._failures = 0
             self.progress(1)
             return None
-        self.store.record_error(attempt, outcome, latency, unbilled=self.unbilled.covers(outcome))
         self._last_error = outcome.message
         if outcome.uncertain and outcome.sent:
             with self._mutex:
@@ -364,18 +386,3 @@ class _Shared:
 def _batches(questions: Sequence[Question], size: int) -> Iterator[list[Question]]:
     for start in range(0, len(questions), size):
         yield list(questions[start : start + size])
-
-
-def _of_a_batch(outcome: Outcome, images: int) -> Outcome:
-    """A refusal of a whole request, as what it is of one of its images: no refusal of it for good."""
-    if isinstance(outcome, Answer) or outcome.kind is not ErrorKind.REJECTED:
-        return outcome
-    return ProviderError(
-        ErrorKind.PROTOCOL,
-        f"a request with {images} images was refused: {outcome.message}",
-        code=outcome.code,
-        status=outcome.status,
-        raw=outcome.raw,
-        uncertain=outcome.uncertain,
-        sent=outcome.sent,
-    )

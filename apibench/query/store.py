@@ -68,6 +68,7 @@ class ResponseStore:
         self._lock = lock
         self._mutex = threading.Lock()
         self._accounts = Accounts()
+        self._own = threading.local()  # a thread's transaction, while several writes are one
 
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False) -> ResponseStore:
@@ -314,8 +315,21 @@ class ResponseStore:
                     self._connection.rollback()
 
     @contextmanager
+    def together(self) -> Iterator[None]:
+        """What this thread writes within is one write, all or nothing."""
+        with self._transaction() as cursor:
+            self._own.cursor = cursor
+            try:
+                yield
+            finally:
+                self._own.cursor = None
+
+    @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Cursor]:
         """One write, all or nothing, on disk when it returns."""
+        if getattr(self._own, "cursor", None) is not None:
+            yield self._own.cursor
+            return
         with self._mutex:
             cursor = self._connection.cursor()
             try:
