@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from apibench.emulator import Emulator
 
 Say = Callable[[str], None]
+STORE = "store.sqlite"
 INSIST = f'on_uncertain = "{OnUncertain.INSIST}" in the recipe'
 
 
@@ -128,6 +129,7 @@ def check(recipe: Recipe) -> None:
     surrogates = [classifiers.canonical(name) for name in recipe.generate.surrogates]
     for provider in asked:
         query = query_settings(recipe, provider)
+        stage.check_files(recipe.folder / STORE, query)
         stage.estimate(query, 0)
         if not query.emulated:
             continue
@@ -141,16 +143,31 @@ def check(recipe: Recipe) -> None:
 
 
 def plans(recipe: Recipe) -> list[Plan]:
-    """What the run would send, a plan a provider; exact where its image sets exist, else from the number of photographs."""
+    """What the run would send, a plan a provider, in the order in which they are asked: they share the campaign's caps.
+
+    Exact where the image sets exist; of a set that does not, from the number of photographs, as if nothing of it were stored.
+    """
     asked, _ = providers(recipe)
-    folders = [recipe.folder / "sets" / variant.folder for variant in variants(recipe)]
-    store = recipe.folder / "store.sqlite"
+    sets = [_set(recipe, variant) for variant in variants(recipe)]
+    there = [images for images in sets if images is not None]
+    unmade = len(sets) - len(there)
+    missing = unmade * _count(recipe) if unmade else 0
+    found: list[Plan] = []
+    for name in asked:
+        query = query_settings(recipe, name)
+        found.append(stage.plan(there, recipe.folder / STORE, query, missing=missing, ahead=tuple(found)))
+    return found
+
+
+def _set(recipe: Recipe, variant: Variant) -> ImageSet | None:
+    """One that is there already; None where it has yet to be made."""
+    source = Path(recipe.images.source)
+    own = variant.base is None and ImageSet.is_set(source)  # a set is asked about where it is
     try:
-        sets = [ImageSet.load(folder) for folder in folders]
+        images = ImageSet.load(source if own else recipe.folder / "sets" / variant.folder)
     except ApibenchError:
-        count = _count(recipe) * len(folders)
-        return [stage.estimate(query_settings(recipe, name), count) for name in asked]
-    return [stage.plan(sets, store, query_settings(recipe, name)) for name in asked]
+        return None
+    return ImageSet(images.folder, images.records[: recipe.images.limit]) if variant.base is None else images
 
 
 def _count(recipe: Recipe) -> int:
@@ -167,7 +184,7 @@ def run(recipe: Recipe, say: Say, text: bytes = b"") -> RunResult:
 
     ``text``: the recipe as it was read; it is kept beside the store, and named by the report's provenance.
     """
-    result = RunResult(store=recipe.folder / "store.sqlite")
+    result = RunResult(store=recipe.folder / STORE)
     if not result.store.exists():  # with stored answers, nobody may have to be asked
         check_access(recipe, say)
     made = make_sets(recipe, say, result)

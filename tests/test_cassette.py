@@ -303,7 +303,7 @@ def test_a_cassette_is_canonical_and_holds_neither_images_nor_times(tmp_path: Pa
     assert [canonical(json.loads(line)) for line in lines] == lines
     throttled, answered = map(json.loads, lines)
     assert set(answered) == {
-        *("cassette", "provider", "origin", "settings", "wire", "images", "request"),
+        *("cassette", "campaign", "provider", "origin", "settings", "wire", "images", "request"),
         *("method", "status", "headers", "text"),
     }
     assert set(answered["headers"]) <= {"content-type", "x-amzn-requestid"}
@@ -338,6 +338,7 @@ def entry(**changed: Any) -> Entry:
         lambda line: line.replace('"cassette":1', '"cassette":2'),
         lambda line: line.replace('"wire":"http"', '"wire":"smoke"'),
         lambda line: line.replace('"status":200', '"status":"two"'),
+        lambda line: line.replace('"status":200', '"status":1e999'),
         lambda line: "[1]",
         lambda line: "no JSON",
         lambda line: "",
@@ -381,6 +382,24 @@ def test_several_measurements_in_one_file_are_kept_apart(tmp_path: Path) -> None
     with Recorder(path) as recorder, pytest.raises(ApibenchError, match="holds answers of origin live"):
         recorder.provider(provider, Key("default", "aws", "emulated", "{}"), WireKind.HTTP)
     provider.close()
+
+
+def test_a_cassette_is_of_one_campaign(tmp_path: Path) -> None:
+    """Two would be one request asked twice, of which the first answer is played for both."""
+    path = tmp_path / "c.jsonl"
+    old, may, june = entry(), entry(campaign="may"), entry(campaign="june")
+    path.write_text(old.line() + "\n" + may.line() + "\n")
+    assert [one.campaign for one in read(path)] == ["", "may"]
+    provider = registry.adapter("aws").create(ProviderOptions(endpoint="http://127.0.0.1:1", emulated=True))
+    with Recorder(path) as recorder:
+        recorder.provider(provider, Key("may", "aws", "live", "{}"), WireKind.HTTP)
+        with pytest.raises(ApibenchError, match="holds campaign may; record june into a file of its own"):
+            recorder.provider(provider, Key("june", "aws", "live", "{}"), WireKind.HTTP)
+    provider.close()
+    assert len(Tape.of(path, "aws", WireKind.HTTP, {"MaxLabels": 10}).entries) == 2
+    path.write_text(may.line() + "\n" + june.line() + "\n")
+    with pytest.raises(ApibenchError, match=r"more than one campaign of aws is recorded \(june, may\)"):
+        Tape.of(path, "aws", WireKind.HTTP, {"MaxLabels": 10})
 
 
 def test_a_replay_of_a_replay_is_one(tmp_path: Path) -> None:

@@ -117,9 +117,11 @@ def trickle(connection: socket.socket, begin: bytes) -> None:
         connection.sendall(b"x")
 
 
-def ask(name: str, url: str, *, data: bytes = b"image", timeout: float = TIMEOUT) -> tuple[Outcome, float]:
+def ask(
+    name: str, url: str, *, data: bytes = b"image", timeout: float = TIMEOUT, **settings: str
+) -> tuple[Outcome, float]:
     """One call, and the seconds it took."""
-    options = ProviderOptions(endpoint=url, timeout=timeout, settings=SETTINGS[name])
+    options = ProviderOptions(endpoint=url, timeout=timeout, settings=SETTINGS[name] | settings)
     provider = registry.adapter(name).create(options)
     begun = time.monotonic()
     try:
@@ -301,6 +303,18 @@ def test_a_token_that_is_refused_is_told_and_nothing_was_sent(
     assert took < LONGEST
 
 
+@pytest.mark.parametrize("transport", ["rest", "grpc"])
+def test_a_token_server_that_cannot_now_is_asked_once_a_call(transport: str, signed_in: Callable[[str], None]) -> None:
+    """google.auth would sleep between three questions, for longer than a call may take; when to ask again, the engine says."""
+    with http_server(http("503 Service Unavailable", b"{}")) as (url, hits):
+        signed_in(url)
+        outcome, took = ask("google", "https://127.0.0.1:9", timeout=3.0, transport=transport)
+    is_lost(outcome, sent=False)
+    assert "503" in str(outcome)
+    assert len(hits) == 1
+    assert took < 0.7
+
+
 def test_a_token_server_that_is_not_there_was_sent_nothing(signed_in: Callable[[str], None]) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -311,6 +325,15 @@ def test_a_token_server_that_is_not_there_was_sent_nothing(signed_in: Callable[[
 
 
 # --- the clock ---
+
+
+@pytest.mark.parametrize("name", ["aws", "azure", "clarifai", "google"])
+def test_a_timeout_of_more_than_a_day_is_refused(name: str) -> None:
+    """What is beyond the clock of a socket, or gRPC's, fails at once, and as if a request had been lost."""
+    adapter = registry.adapter(name)
+    with pytest.raises(ValueError, match=r"^timeout: 10000000000\.0 is not a number from 0 to 86400$"):
+        adapter.settings(ProviderOptions(timeout=1e10))
+    assert adapter.settings(ProviderOptions(timeout=86_400.0))
 
 
 def test_a_deadline_ends_with_its_call() -> None:

@@ -208,7 +208,7 @@ def test_only_what_a_table_calls_unbilled_costs_nothing(
 def test_what_is_refused_before_it_is_sent_is_an_outcome_and_no_call(path: Path) -> None:
     with ResponseStore.open(path) as store:
         store.record_unsent(KEY, "a", error(ErrorKind.REJECTED, code="preflight", sent=False))
-        assert store.settled(KEY) == {"a": "rejected"}
+        assert store.settled(KEY) == {}, "which every start looks at again"
         assert (store.calls("default"), store.spent("default")) == (0, 0.0)
         assert status.check(store) == []
 
@@ -272,6 +272,23 @@ def test_the_status_says_what_there_is_and_touches_nothing(asked: Path, capsys: 
     assert (
         "nothing was asked of google yet" in said(capsys, "--store", str(asked), "--status", "--provider", "google")[1]
     )
+
+
+def test_what_was_sent_when_no_price_was_known_is_not_for_nothing(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ResponseStore.open(path) as store:
+        for sha256 in "ab":
+            (attempt,) = store.begin(LIVE, [sha256], price=None, cap=None)
+            store.record_answer(attempt, answer(), 0.1)
+    assert "  spent:    2 images of unknown price\n" in said(capsys, "--store", str(path), "--status")[1]
+    with ResponseStore.open(path) as store:
+        (attempt,) = store.begin(LIVE, ["c"], price=0.001, cap=None)
+        store.record_answer(attempt, answer(), 0.1)
+        (attempt,) = store.begin(LIVE, ["d"], price=None, cap=None)
+        store.record_error(attempt, error(ErrorKind.THROTTLED), 0.1, unbilled=True)
+    spent = "at least $0.0010: $0.0010 for certain, $0.00 perhaps, and 2 images of unknown price"
+    assert f"  spent:    {spent}\n" in said(capsys, "--store", str(path), "--status")[1]
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from apibench.imageset import decode_png, encode_png
-from apibench.query import registry
+from apibench.query import registry, status
 from apibench.query.contract import ErrorKind, ImageLimits, ProviderError, WireKind
 from apibench.query.engine import Engine
-from apibench.query.preflight import Unsendable, preflight, prepare
+from apibench.query.preflight import Unsendable, preflight, prepare, refused_again
 from apibench.query.result import Question
 from apibench.query.store import ResponseStore
 from tests.conftest import paint
@@ -184,7 +184,7 @@ def test_the_engine_refuses_before_it_sends_and_keeps_identity(tmp_path: Path) -
         assert (report.answered, report.sent, provider.hits, store.calls("default")) == (1, 1, 1, 1)
         assert report.rejected == [("x", "Fake: 20 x 20 pixels: it takes no side below 21")]
         assert provider.seen == [questions[0].sha256]
-        assert store.settled(KEY) == {questions[0].sha256: "answered", questions[1].sha256: "rejected"}
+        assert store.settled(KEY) == {questions[0].sha256: "answered"}
         rows = store._connection.execute("SELECT sha256, sent_sha256, error_code FROM attempts").fetchall()
     sent = {sha256: (other, code) for sha256, other, code in rows}
     assert sent[questions[1].sha256] == (None, "preflight")
@@ -199,3 +199,19 @@ def test_a_refusal_says_whose_limit_it_is_and_that_nothing_was_sent() -> None:
     error = caught.value
     assert (error.kind, error.code, error.sent, error.uncertain) == (ErrorKind.REJECTED, "preflight", False, False)
     assert error.message.startswith("AWS Rekognition: 20 x 20 pixels")
+
+
+def test_a_refusal_of_ones_own_is_looked_at_again(tmp_path: Path) -> None:
+    """Of the same key another transport may take more: what was refused for one of them is sent over the other."""
+    data = [picture(size=(20, 20)), picture(size=(30, 30))]
+    asked = [Question(hashlib.sha256(one).hexdigest(), "x", lambda one=one: one) for one in data]  # type: ignore[misc]
+    unique = {question.sha256: question for question in asked}
+    small, smaller = ImageLimits(min_side=40), ImageLimits(min_side=25)
+    with ResponseStore.open(tmp_path / "s.sqlite") as store:
+        Engine(FakeProvider(), store, KEY, policy=QUICK, prepare=prepare("Fake", small)).run(asked)
+        assert set(refused_again(store, KEY, unique, "Fake", small)) == set(unique)
+        again = refused_again(store, KEY, unique, "Fake", smaller)
+        assert again == {asked[0].sha256: "Fake: 20 x 20 pixels: it takes no side below 25"}
+        report = Engine(FakeProvider(), store, KEY, policy=QUICK, prepare=prepare("Fake", smaller)).run(asked)
+        assert (report.answered, len(report.rejected), report.rejected_before) == (1, 1, [])
+        assert status.standings(store)[0].images == {"answered": 1, "refused": 1, "failed": 0, "uncertain": 0}

@@ -13,7 +13,7 @@ import pytest
 from apibench import progress
 from apibench import run as runs
 from apibench.errors import ApibenchError, ExitCode
-from apibench.imageset import ImageSet
+from apibench.imageset import ImageSet, SetWriter
 from apibench.query import registry, stage
 from apibench.query.contract import EncodedImage, ErrorKind, ImageLimits, Outcome
 from apibench.query.engine import HaltReason
@@ -21,6 +21,7 @@ from apibench.query.forecast import Before, Plan
 from apibench.query.policy import OnUncertain
 from apibench.query.schema import SCHEMA
 from apibench.query.stage import QuerySettings
+from tests.conftest import paint
 from tests.fakes import QUICK, FakeAdapter, FakeProvider, answer, error
 
 QUERY = QuerySettings("fake", policy=QUICK, prices=None)
@@ -424,13 +425,31 @@ def test_the_query_of_a_recipe_has_the_same_caps() -> None:
             Recipe.model_validate({"name": "x", "query": wrong})
 
 
-def test_what_the_provider_would_not_take_is_never_sent(
-    provider: FakeProvider, clean_set: ImageSet, tmp_path: Path
+def test_what_the_provider_would_not_take_is_never_sent_and_looked_at_again(
+    provider: FakeProvider, clean_set: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    provider.info = dataclasses.replace(provider.info, limits=ImageLimits(max_side=50))
-    report = stage.query_images([clean_set], tmp_path / "s.sqlite", QUERY)
+    store, sound = tmp_path / "s.sqlite", provider.info
+    provider.info = dataclasses.replace(sound, limits=ImageLimits(max_side=50))
+    monkeypatch.setattr(FakeAdapter, "info", provider.info)
+    report = stage.query_images([clean_set], store, QUERY)
     assert (provider.hits, report.sent, len(report.rejected)) == (0, 0, 5)
     assert "64 x 48 pixels: it takes no side above 50" in report.rejected[0][1]
-    provider.info = dataclasses.replace(provider.info, limits=ImageLimits())
-    again = stage.query_images([clean_set], tmp_path / "s.sqlite", QUERY)
-    assert (again.sent, len(again.rejected_before)) == (0, 5)
+    before = store.read_bytes()
+    again = stage.query_images([clean_set], store, QUERY)
+    assert (again.sent, again.images, len(again.rejected_before), again.exit_code) == (0, 5, 5, ExitCode.SOME_FAILED)
+    assert again.rejected_before[0][1] == "Fake: 64 x 48 pixels: it takes no side above 50 (not sent)"
+    assert store.read_bytes() == before, "nobody was connected, and nothing written"
+    assert "5 images, 0 stored, 5 refused, 0 calls" in str(stage.plan([clean_set], store, QUERY))
+
+    more = SetWriter(tmp_path / "more", {"stage": "import"})
+    more.write("small", paint(9, 40, 40), variant="clean", label=0, label_source="given")
+    both = [clean_set, more.finish(["small"])]
+    mixed = stage.query_images(both, store, QUERY)  # type: ignore[arg-type]
+    assert (mixed.images, mixed.answered, len(mixed.problems), provider.hits) == (6, 1, 5, 1)
+    with sqlite3.connect(store) as connection:
+        assert connection.execute("SELECT COUNT(*) FROM attempts").fetchone() == (6,), "a refusal is noted once"
+
+    provider.info = sound
+    monkeypatch.setattr(FakeAdapter, "info", sound)
+    assert "6 images, 1 stored, 5 calls" in str(stage.plan(both, store, QUERY))  # type: ignore[arg-type]
+    assert (stage.query_images(both, store, QUERY).answered, provider.hits) == (5, 6)  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from apibench.query.stage import QuerySettings
 from apibench.recipe import Recipe
 from tests.conftest import paint
 from tests.emulation import by_colour
-from tests.fakes import QUICK
+from tests.fakes import QUICK, FakeAdapter, FakeProvider
 
 
 @pytest.fixture
@@ -62,6 +62,7 @@ def test_a_recording_is_played_by_the_command(cassette: Path, images: ImageSet, 
     assert "3 calls to send (replay of emulated: costs nothing)" in dry.output
     done = invoke(*arguments)
     assert done.return_value is ExitCode.DONE, done.output
+    assert "3 calls to send (replay of emulated: costs nothing)" in done.output
     of = "sha256, raw, labels, model_version, settings FROM responses"
     assert rows(store, of) == rows(tmp_path / "recorded.sqlite", of)
     assert rows(store, "DISTINCT provider, origin, price FROM responses") == [("aws", "replay of emulated", 0.0)]
@@ -118,6 +119,34 @@ def test_replaying_needs_no_keys_and_spends_nothing(cassette: Path, images: Imag
     query = QuerySettings("aws", replay=cassette, policy=QUICK, max_cost=0.001)
     stage.check_access(query)
     assert stage.query_images([images], tmp_path / "s.sqlite", query).answered == 3
+
+
+def test_an_adapter_that_ignores_its_endpoint_cannot_answer_for_a_recording(
+    cassette: Path, images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aws, made = registry.adapter("aws"), FakeProvider()
+
+    class Ignoring(FakeAdapter):
+        info = aws.info
+        settings = staticmethod(aws.settings)
+
+        def create(self, options: object) -> FakeProvider:
+            return made
+
+    monkeypatch.setattr(registry, "adapter", lambda name: Ignoring())
+    with pytest.raises(
+        ApibenchError, match=r"aws: replayed calls go to a recording on this machine, and not to fake\.exa"
+    ):
+        stage.query_images([images], tmp_path / "s.sqlite", QuerySettings("aws", replay=cassette, policy=QUICK))
+    assert (made.hits, list(tmp_path.glob("s.sqlite*"))) == (0, [])
+
+
+def test_another_campaign_is_recorded_into_a_file_of_its_own(cassette: Path, images: ImageSet, tmp_path: Path) -> None:
+    with Emulator(providers=["aws"], answerer=Answerer(by_colour, "tiny")) as emulator:
+        query = QuerySettings("aws", emulated=True, policy=QUICK, record=cassette, campaign="june")
+        with pytest.raises(ApibenchError, match="holds campaign default; record june into a file of its own"):
+            stage.query_images([images], tmp_path / "recorded.sqlite", query, emulator)
+        assert emulator.hits.total() == 0
 
 
 def test_without_credentials_no_empty_recording_is_left(

@@ -17,7 +17,7 @@ from apibench_adapters import rpc
 
 from apibench.emulator.wire import Reply, Request, RpcError
 from apibench.query import registry
-from apibench.query.contract import ErrorKind, ProviderOptions
+from apibench.query.contract import EncodedImage, ErrorKind, ProviderError, ProviderOptions
 from apibench.query.engine import Engine, HaltReason
 from apibench.query.store import ResponseStore
 from tests.fakes import KEY, QUICK, questions
@@ -31,17 +31,18 @@ Answer = Callable[[Request], Reply | None]
 
 @contextmanager
 def plain_server(serve: Callable[[bytes, Any], bytes]) -> Iterator[tuple[str, list[bytes]]]:
-    """A server of grpc's own, which sends a status without trailing metadata unless told to."""
+    """A server of grpc's own, for any method, which sends a status without trailing metadata unless told to."""
     hits: list[bytes] = []
 
     def counted(body: bytes, context: Any) -> bytes:
         hits.append(body)
         return serve(body, context)
 
-    handler = grpc.method_handlers_generic_handler(
-        "some.Service", {"Method": grpc.unary_unary_rpc_method_handler(counted)}
-    )
-    served = grpc.server(ThreadPoolExecutor(4), handlers=(handler,))
+    class Every(grpc.GenericRpcHandler):  # type: ignore[misc]
+        def service(self, _: Any) -> Any:
+            return grpc.unary_unary_rpc_method_handler(counted)
+
+    served = grpc.server(ThreadPoolExecutor(4), handlers=(Every(),))
     port = served.add_insecure_port("127.0.0.1:0")
     served.start()
     try:
@@ -55,7 +56,8 @@ def refused(code: str, message: str = "so it is") -> Answer:
 
 
 def status_of(url: str, timeout: float = 5.0, channel: Any = None) -> rpc.Status:
-    with channel or rpc.loopback_channel(url) as opened, pytest.raises(grpc.RpcError) as caught:
+    opened = rpc.KeepingChannel(channel or rpc.loopback_channel(url))
+    with opened, pytest.raises(grpc.RpcError) as caught:
         opened.unary_unary(METHOD)(b"", timeout=timeout)
     return rpc.Status.of(caught.value)
 
@@ -90,7 +92,10 @@ def test_a_status_of_the_service_is_certain_unless_it_says_that_work_was_begun(
 def test_a_host_that_cannot_be_resolved_was_sent_nothing() -> None:
     """In the words of grpcio 1.85, and of those before."""
     for details in ("errors resolving vision.example:443: [...]", "DNS resolution failed for vision.example:443: ..."):
-        assert not rpc.Status("UNAVAILABLE", details, False, {}).uncertain
+        assert not rpc.Status("UNAVAILABLE", details, False, {}, was_down=True).uncertain
+        assert rpc.Status("UNAVAILABLE", details, False, {}).uncertain, (
+            "who cannot resolve is somebody behind the service"
+        )
     assert rpc.Status("UNAVAILABLE", "recvmsg:Connection reset by peer", False, {}).uncertain
 
 
@@ -138,6 +143,32 @@ def test_what_never_connected_was_never_sent() -> None:
         port = free.getsockname()[1]
     status = status_of(f"http://127.0.0.1:{port}")
     assert (status.code, status.from_service, status.uncertain) == ("UNAVAILABLE", False, False)
+
+
+@pytest.mark.parametrize("name", ["clarifai", "google"])
+def test_a_gateway_that_cannot_connect_was_sent_something_and_one_that_is_gone_was_not(name: str) -> None:
+    """The words are the same: only the connection tells."""
+
+    def leak(_: bytes, context: Any) -> bytes:
+        details = "failed to connect to all addresses; last error: UNKNOWN: ipv4:192.0.2.1:443: Connection refused"
+        context.abort(grpc.StatusCode.UNAVAILABLE, details)
+        raise AssertionError
+
+    with plain_server(leak) as (url, hits):
+        provider = registry.adapter(name).create(ProviderOptions(endpoint=url, emulated=True, timeout=5.0))
+
+        def ask() -> tuple[bool, bool]:
+            (outcome,) = provider.label([EncodedImage(b"image", "0" * 64)])
+            assert isinstance(outcome, ProviderError)
+            assert outcome.message.startswith("UNAVAILABLE: failed to connect to all addresses")
+            return outcome.sent, outcome.uncertain
+
+        # A connection that this call makes, and one that was there.
+        assert [ask(), ask()] == [(True, True)] * 2
+        assert len(hits) == 2
+    assert [ask(), ask()] == [(False, False)] * 2
+    provider.close()
+    assert len(hits) == 2
 
 
 def test_a_status_without_trailing_metadata_may_be_the_librarys() -> None:
@@ -247,6 +278,17 @@ def test_proxies_are_ignored_when_emulated() -> None:
         with rpc.loopback_channel(url) as channel:
             assert channel.unary_unary(METHOD)(b"", timeout=5) == b"here"
     assert len(hits) == 1
+
+
+def test_grpcs_other_way_to_a_proxy_is_not_taken_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRPC_ADDRESS_HTTP_PROXY", "127.0.0.1:1")
+    monkeypatch.setenv("GRPC_ADDRESS_HTTP_PROXY_ENABLED_ADDRESSES", "127.0.0.0/8")
+    with grpc_server(lambda _: Reply(200, b"here")) as (url, hits):
+        taken = grpc.insecure_channel(rpc.target(url), options=[("grpc.enable_http_proxy", 0)])
+        assert status_of(url, channel=taken).code == "UNAVAILABLE"
+        assert hits == []
+        with rpc.loopback_channel(url) as channel:
+            assert channel.unary_unary(METHOD)(b"", timeout=5) == b"here"
 
 
 def test_large_messages_pass_both_ways() -> None:

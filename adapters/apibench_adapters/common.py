@@ -40,9 +40,12 @@ def kind_of_status(status: int) -> ErrorKind:
 
 # --- settings ---
 
+_DAY = 86_400  # seconds. Sockets and gRPC take no more than some years, and fail at once, in words that say something was lost.
+
 
 def merged(options: ProviderOptions, defaults: Mapping[str, Setting], provider: str) -> dict[str, Any]:
-    """The defaults, overridden. Raises ValueError naming a setting that there is not."""
+    """The defaults, overridden. Raises ValueError naming a setting that there is not, or a timeout of more than a day."""
+    real("timeout", options.timeout, 0, _DAY)
     unknown = set(options.settings) - set(defaults)
     if unknown:
         raise ValueError(f"{sorted(unknown)[0]}: no setting of {provider}; there are {', '.join(defaults)}")

@@ -10,12 +10,15 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apibench.query.contract import ErrorKind, ProviderError
 from apibench_adapters.common import UNREADABLE, kind_of_status, redact, redact_body, seconds
 from apibench_adapters.protobuf import Message
 from apibench_adapters.rpc import KINDS, MAYBE_DONE, NOT_THERE, Status
+
+if TYPE_CHECKING:
+    import requests
 
 DETAILS = "grpc-status-details-bin"
 
@@ -133,6 +136,22 @@ def of_image(name: str, message: str, raw: bytes) -> ProviderError:
         raw=redact_body(raw),
         uncertain=name in MAYBE_DONE,
     )
+
+
+def refuse_retries(session: requests.Session) -> None:
+    """Have google.auth ask for a token over this session once a call: of a reply that bids it come again it makes an error.
+
+    It would ask three times, with seconds of sleep between, which no timeout bounds; whether to ask again the engine decides.
+    """
+    session.hooks["response"].append(_no_token)
+
+
+def _no_token(response: requests.Response, *_: Any, **__: Any) -> None:
+    from google.auth.transport import DEFAULT_RETRYABLE_STATUS_CODES
+    from requests import HTTPError
+
+    if response.status_code in DEFAULT_RETRYABLE_STATUS_CODES:
+        raise HTTPError(f"the server of the tokens answers {response.status_code} {response.reason}")
 
 
 def of_credentials(error: Exception, *secrets: str) -> ProviderError:

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import grpc
+import requests
 from google.auth.exceptions import GoogleAuthError
 from google.auth.transport.grpc import AuthMetadataPlugin
 from google.auth.transport.requests import Request
@@ -30,7 +31,9 @@ class _Authorizing(grpc.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # g
     def __init__(self, credentials: Any, timeout: float) -> None:
         host = ImageAnnotatorGrpcTransport.DEFAULT_HOST
         plugin: Any = AuthMetadataPlugin
-        self._plugin = plugin(credentials, partial(Request(), timeout=timeout), default_host=host)
+        session = requests.Session()
+        google_errors.refuse_retries(session)
+        self._plugin = plugin(credentials, partial(Request(session), timeout=timeout), default_host=host)
         self._url = f"https://{host}/"
 
     def intercept_unary_unary(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:

@@ -47,6 +47,7 @@ class RestConnection:
         bound_session(session)
         if (of_tokens := getattr(session, "_auth_request_session", None)) is not None:
             bound_session(of_tokens)  # a token that trickles in would keep the call waiting just as well
+            google_errors.refuse_retries(of_tokens)
         if options.emulated:
             session.trust_env = False  # no proxy, no .netrc, no bundle of certificates
 

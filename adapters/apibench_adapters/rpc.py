@@ -6,6 +6,8 @@ Imports grpc, so an adapter imports this module only when it makes a client.
 from __future__ import annotations
 
 import threading
+import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -35,12 +37,14 @@ NOT_THERE = {"UNIMPLEMENTED": ErrorKind.CREDENTIALS}
 MAYBE_DONE = frozenset({"CANCELLED", "UNKNOWN", "DEADLINE_EXCEEDED"})
 # Those that the client's own library also makes when a connection breaks or a reply cannot be read.
 _MADE_HERE_TOO = MAYBE_DONE | {"INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
-# Never connected: nothing was sent.
+# Never connected: nothing was sent, if the words are the library's own (see KeepingChannel).
 _NEVER_SENT = ("failed to connect to all addresses", "DNS resolution failed", "errors resolving")
 _NOT_GRPC = ("Failed parsing HTTP/2", "http1.x server")  # who is there speaks something else
 DETAILS = "grpc-status-details-bin"
 # A proxy's word of a service that it lost sight of.
 _OF_A_PROXY = ("upstream", "reset before headers")
+_SETTLED = 0.2  # seconds after which it has been heard of a connection that a call can have used
+_PATIENCE = 1.0  # seconds for the first that is heard, which is sure to come, on a machine that is busy
 
 
 class Received(threading.local):
@@ -52,12 +56,18 @@ class Received(threading.local):
 class KeepingChannel(grpc.Channel):  # type: ignore[misc]  # grpcio has no types
     """A channel that keeps the bytes of each unary reply before the SDK makes a message of them.
 
+    It marks the error of a call that had no connection, for :meth:`Status.of`. No error says so for certain, because a gateway
+    may pass on its backend's "failed to connect"; the state of the connection does.
+
     What is below it passes bytes, so that a recorded reply can be played by an ordinary interceptor.
     """
 
     def __init__(self, channel: grpc.Channel, tap: Callable[[Exchange], None] = lambda _: None) -> None:
         self._channel = channel
+        weakref.finalize(self, channel.close)  # at exit at the latest: once it was listened to, an open one would not let it come
         self._tap = tap
+        self._mutex = threading.Lock()
+        self._ended = 0  # calls that may have had a connection
         self.received = Received()
 
     def unary_unary(
@@ -79,7 +89,49 @@ class KeepingChannel(grpc.Channel):  # type: ignore[misc]  # grpcio has no types
                 rpc = (status.code, status.details, details if isinstance(details, bytes) else None)
                 self._tap(Exchange(WireKind.GRPC, method, 0, {}, b"", rpc))
 
-        return _Keeping(self._channel.unary_unary(method, request_serializer, None), read, ended)
+        return _Keeping(
+            self._judged(self._channel.unary_unary(method, request_serializer, None).with_call), read, ended
+        )
+
+    def _judged(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The same call, whose error says ``was_down`` where it is sure that there was no connection."""
+
+        def judged(*arguments: Any, **named: Any) -> Any:
+            before = self._ended
+            try:
+                reply = call(*arguments, **named)
+            except grpc.RpcError as error:
+                if Status.of(error).says_unsent and self._is_down() and self._ended == before:
+                    error.was_down = True
+                else:
+                    self._had_connection()
+                raise
+            self._had_connection()
+            return reply
+
+        return judged
+
+    def _had_connection(self) -> None:
+        with self._mutex:
+            self._ended += 1
+
+    def _is_down(self) -> bool:
+        """Whether there is no connection, and none that came or went just now: nothing else is heard for a while.
+
+        Asked only after such an error: a channel that is listened to all the time takes a thread, and long to close.
+        """
+        heard: set[grpc.ChannelConnectivity] = set()
+        first = threading.Event()
+
+        def hear(state: grpc.ChannelConnectivity) -> None:
+            heard.add(state)
+            first.set()
+
+        self._channel.subscribe(hear)
+        first.wait(_PATIENCE)
+        time.sleep(_SETTLED)
+        self._channel.unsubscribe(hear)
+        return heard == {grpc.ChannelConnectivity.TRANSIENT_FAILURE}
 
     # Nothing below is used; a stub that is built of all of a service's methods asks for it.
     def unary_stream(self, *arguments: Any, **named: Any) -> Any:
@@ -112,11 +164,11 @@ class _Keeping(grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
 
     def __init__(
         self,
-        inner: grpc.UnaryUnaryMultiCallable,
+        call: Callable[..., Any],
         read: Callable[[bytes], Any],
         ended: Callable[[grpc.RpcError], None],
     ) -> None:
-        self._inner = inner
+        self._call = call
         self._read = read
         self._ended = ended
 
@@ -125,7 +177,7 @@ class _Keeping(grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
 
     def with_call(self, request: Any, *arguments: Any, **named: Any) -> tuple[Any, grpc.Call]:
         try:
-            data, call = self._inner.with_call(request, *arguments, **named)
+            data, call = self._call(request, *arguments, **named)
         except grpc.RpcError as error:
             self._ended(error)
             raise
@@ -135,15 +187,20 @@ class _Keeping(grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
         raise NotImplementedError("replies are kept for the calling thread, and a future has none")
 
 
-def options(*, emulated: bool) -> list[tuple[str, int]]:
+def options(*, emulated: bool) -> list[tuple[str, int | str]]:
     """Channel options: no retry of the library's own, none that a service's configuration asks for, and no size limit."""
-    chosen = [
+    chosen: list[tuple[str, int | str]] = [
         ("grpc.enable_retries", 0),
         ("grpc.service_config_disable_resolution", 1),
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),
     ]
-    return [*chosen, ("grpc.enable_http_proxy", 0)] if emulated else chosen
+    # There are two ways to a proxy: that of https_proxy and its like, and GRPC_ADDRESS_HTTP_PROXY with the addresses it is for.
+    no_proxy: list[tuple[str, int | str]] = [
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.address_http_proxy_enabled_addresses", ""),
+    ]
+    return [*chosen, *no_proxy] if emulated else chosen
 
 
 def target(endpoint: str) -> str:
@@ -172,12 +229,14 @@ class Status:
     details: str
     from_service: bool  # whether the service itself said so, rather than the client's library
     trailers: dict[str, str | bytes]
+    was_down: bool = False  # whether it is known that there was no connection during the call
 
     @classmethod
     def of(cls, error: grpc.RpcError) -> Status:
         """Read an error that a stub raised. A service's own status comes with trailing metadata, the library's own without."""
         code, trailers = error.code(), dict(error.trailing_metadata() or ())
-        return cls(code.name if code else "UNKNOWN", error.details() or "", bool(trailers), trailers)
+        was_down: bool = getattr(error, "was_down", False)
+        return cls(code.name if code else "UNKNOWN", error.details() or "", bool(trailers), trailers, was_down)
 
     @property
     def is_the_services(self) -> bool:
@@ -185,9 +244,14 @@ class Status:
         return self.from_service or self.code not in _MADE_HERE_TOO
 
     @property
+    def says_unsent(self) -> bool:
+        """Whether the words are those of a library that could not connect: this one's, or one's behind the service."""
+        return not self.from_service and any(never in self.details for never in _NEVER_SENT)
+
+    @property
     def sent(self) -> bool:
         """False where no connection was made."""
-        return self.from_service or not any(never in self.details for never in _NEVER_SENT)
+        return not (self.says_unsent and self.was_down)
 
     @property
     def uncertain(self) -> bool:

@@ -167,6 +167,7 @@ def query(
         record=record,
         replay=replay,
     )
+    stage.check_files(store, chosen)
     stage.estimate(chosen, 0)  # a wrong provider or price list is found before photographs are decoded
     sources = open_sources(images, store, max_side=max_side)
     sets = [source.images for source in sources]

@@ -2,14 +2,16 @@
 
 A cassette is a text file, a JSON object a line, one for each request that was sent, in the order in which their replies came::
 
-    {"cassette": 1, "provider": "aws", "origin": "live", "settings": {...}, "wire": "http", "images": ["SHA-256"],
-     "request": "SHA-256", "method": "/DetectLabels", "status": 200, "headers": {"content-type": ...}, "text": "..."}
+    {"cassette": 1, "campaign": "may", "provider": "aws", "origin": "live", "settings": {...}, "wire": "http",
+     "images": ["SHA-256"], "request": "SHA-256", "method": "/DetectLabels", "status": 200,
+     "headers": {"content-type": ...}, "text": "..."}
 
 ``request`` is the hash of what was asked: provider, wire (which has one operation), settings and images, as canonical JSON. The
 reply is the body as received, ``text`` or ``base64``; over gRPC that of the message, or the status in ``rpc``; ``lost`` says
 that none came. ``sent`` are the hashes of the bytes on the wire where they were not the files' own. Refusals and throttled
-requests are recorded too. There are no times in it, no keys (errors pass the redactor, of answers only keys of this process are
-masked; no header but those that an adapter reads), and no images: requests are not recorded at all.
+requests are recorded too. A cassette is of one campaign, so that one measurement is never played as another. There are no times
+in it, no keys (errors pass the redactor, of answers only keys of this process are masked; no header but those that an adapter
+reads), and no images: requests are not recorded at all.
 """
 
 from __future__ import annotations
@@ -55,6 +57,7 @@ class Entry:
     exchange: Exchange | None
     lost: str = ""
     sent: tuple[str, ...] = ()
+    campaign: str = ""  # empty: written before it was noted
 
     @property
     def request(self) -> str:
@@ -71,6 +74,8 @@ class Entry:
             "images": list(self.images),
             "request": self.request,
         }
+        if self.campaign:
+            found["campaign"] = self.campaign
         if self.sent and self.sent != self.images:
             found["sent"] = list(self.sent)
         if self.exchange is None:
@@ -95,6 +100,7 @@ class Entry:
             exchange=None if "lost" in found else _exchange(found, wire),
             lost=lost,
             sent=tuple(map(str, found.get("sent", images))),
+            campaign=str(found.get("campaign", "")),
         )
         if found["request"] != entry.request:
             raise ValueError("its hash is not that of its request")
@@ -149,7 +155,7 @@ def read(path: Path) -> list[Entry]:
     for number, line in enumerate(lines, 1):
         try:
             entries.append(Entry.of(line))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             why = redact(f"{type(error).__name__}: {error}", most=120)
             raise ApibenchError(f"{path}, line {number}: not an entry of a recording ({why})") from None
     return entries
@@ -189,6 +195,11 @@ class Recorder:
         if others:
             message = f"holds answers of origin {', '.join(sorted(others))}; record {key.origin} ones into a file of their own"
             raise ApibenchError(f"--record {self.path}: {message}")
+        # Of two answers to one request the first is played first, so the second campaign's would be taken for the first's.
+        campaigns = {entry.campaign for entry in self._before if entry.provider == key.provider} - {"", key.campaign}
+        if campaigns:
+            message = f"holds campaign {', '.join(sorted(campaigns))}; record {key.campaign} into a file of its own"
+            raise ApibenchError(f"--record {self.path}: {message}")
         return _Recording(inner, self, key, wire)
 
     def take(self, key: Key, wire: WireKind, images: Sequence[EncodedImage], outcomes: Sequence[Outcome]) -> None:
@@ -208,6 +219,7 @@ class Recorder:
                 exchange=exchange,
                 lost=error.message if error is not None else "",
                 sent=tuple(hashlib.sha256(image.data).hexdigest() for image in images),
+                campaign=key.campaign,
             )
             self._write(entry)
 

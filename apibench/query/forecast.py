@@ -12,11 +12,14 @@ from apibench.query.account import REAL
 class Before:
     """What a campaign has on its account already: requests, and US dollars by list price.
 
-    Of the images asked about: how many are not sent again, because they are answered, refused, or left uncertain.
+    ``promised_calls`` and ``promised_cost``: what those who are asked before it will have put there by then. Of the images asked
+    about: how many are not sent again, because they are answered, refused, or left uncertain.
     """
 
     calls: int = 0
     spent: float = 0.0
+    promised_calls: int = 0
+    promised_cost: float = 0.0
     answered: int = 0
     refused: int = 0
     left: int = 0
@@ -28,14 +31,16 @@ class Before:
 
 
 NOTHING_BEFORE = Before()
+UNTOLD = "untold"  # the origin of a plan, and never of an answer
 
 
 @dataclass(frozen=True)
 class Plan:
     """What a query would send: images in all, calls left, and what they are bounded by.
 
-    ``price``: US dollars an image, None where no list knows it. ``rate``: calls a second, None for no limit. ``note``: one more
-    word for whoever asks.
+    ``origin`` :data:`UNTOLD`: only a client knows who answers. ``price``: US dollars an image, None where no list knows it.
+    ``rate``: calls a second, None for no limit. ``at_least``: images may be too large for so few calls. ``note``: one more word
+    for whoever asks.
     """
 
     provider: str
@@ -49,7 +54,13 @@ class Plan:
     max_calls: int | None = None
     max_cost: float | None = None
     before: Before = NOTHING_BEFORE
+    at_least: bool = False
     note: str = ""
+
+    @property
+    def is_real(self) -> bool:
+        """Whether it may cost money."""
+        return may_cost(self.origin)
 
     @property
     def cost(self) -> float | None:
@@ -63,9 +74,13 @@ class Plan:
 
     def __str__(self) -> str:
         return (
-            f"{self.provider}: {self.images} images, {self._done}, {self.calls} calls to send "
+            f"{self.provider}: {self.images} images, {self._done}, {self._calls} calls to send "
             f"({self._cost}{self._time}){self._caps}{f'; {self.note}' if self.note else ''}"
         )
+
+    @property
+    def _calls(self) -> str:
+        return f"at least {self.calls}" if self.at_least and self.calls else str(self.calls)
 
     @property
     def _done(self) -> str:
@@ -74,11 +89,17 @@ class Plan:
 
     @property
     def _cost(self) -> str:
-        if self.origin not in REAL:
+        if self.origin == UNTOLD:
+            return f"whom it asks, and what of it is stored, is known only once there is a client: {self._list_price}"
+        if not self.is_real:
             rehearsed = (
                 f"; --max-cost counts the list price, about {dollars(self.cost)}, as a rehearsal" if self.cost else ""
             )
             return f"{self.origin}: costs nothing{rehearsed}"
+        return self._list_price
+
+    @property
+    def _list_price(self) -> str:
         if self.cost is None:
             return "price unknown"
         return f"about {dollars(self.cost)} by the list of {self.prices_as_of}, retries and free quotas not counted"
@@ -95,17 +116,29 @@ class Plan:
         """The caps, and what is on their account already."""
         caps = []
         if self.max_calls is not None:
-            over = self.before.calls + self.calls > self.max_calls
-            caps.append(f"--max-calls {self.max_calls}, {self.before.calls} used{_stops(over)}")
+            calls, promised = self.before.calls, self.before.promised_calls
+            over = calls + promised + self.calls > self.max_calls
+            caps.append(f"--max-calls {self.max_calls}, {calls} used{_promised(promised)}{_stops(over)}")
         if self.max_cost is not None:
-            over = self.before.spent + (self.cost or 0) > self.max_cost + 1e-9
-            caps.append(f"--max-cost {self.max_cost:g}, {dollars(self.before.spent)} spent{_stops(over)}")
+            spent, promised_cost = self.before.spent, self.before.promised_cost
+            over = spent + promised_cost + (self.cost or 0) > self.max_cost + 1e-9
+            promise = _promised(promised_cost and dollars(promised_cost))
+            caps.append(f"--max-cost {self.max_cost:g}, {dollars(spent)} spent{promise}{_stops(over)}")
         return "".join(f"; {cap}" for cap in caps)
+
+
+def may_cost(origin: str) -> bool:
+    """Whether answers of an origin cost money, or may."""
+    return origin in (*REAL, UNTOLD)
 
 
 def dollars(amount: float) -> str:
     """An amount for a person: cents, or four places where it is less than a dollar and would look like nothing."""
     return f"${amount:.2f}" if amount >= 1 or amount == 0 else f"${amount:.4f}"
+
+
+def _promised(what: object) -> str:
+    return f" and {what} for those asked before it" if what else ""
 
 
 def _stops(over: bool) -> str:

@@ -9,17 +9,21 @@ sent. Where the bytes on the wire are others, their own SHA-256 is noted beside 
 ``sent`` in a recording). The same pixels, so the same measurement: where the limit is larger the file itself is sent.
 
 What cannot be sent is an outcome like any refusal (:func:`prepare`): ``rejected``, with the code ``preflight``, and no request.
+Unlike a vendor's own it is not for good: every start looks at such an image again (:func:`refused_again`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 
 from PIL import Image
 
+from apibench.errors import ApibenchError
 from apibench.query.contract import ErrorKind, ImageLimits, ProviderError
+from apibench.query.result import Question
+from apibench.query.store import Key, ResponseStore
 
 CODE = "preflight"
 # zlib's strategies, as Pillow numbers them: run lengths, Huffman only, filtered, default. Which of them is best depends on the
@@ -74,6 +78,33 @@ def prepare(title: str, limits: ImageLimits) -> Callable[[bytes], bytes]:
         return found
 
     return prepared
+
+
+def refused_again(
+    store: ResponseStore, key: Key, questions: Mapping[str, Question], title: str, limits: ImageLimits
+) -> dict[str, str]:
+    """Of the images that an earlier start could not send, those that still cannot be, by SHA-256, and why.
+
+    To look again is free, and the limits may be others now: a provider's other transport is of the same key and may take more.
+    """
+    with store.reading() as connection:
+        found = connection.execute(
+            "SELECT DISTINCT sha256 FROM attempts WHERE (campaign, provider, origin, settings) = (?, ?, ?, ?) "
+            "AND error_kind = 'rejected' AND error_code = ?",
+            (*key.values(), CODE),
+        ).fetchall()
+    told = {*store.settled(key), *store.uncertain(key)}  # each image is counted once
+    check, refused = prepare(title, limits), {}
+    for (sha256,) in found:
+        if sha256 not in questions or sha256 in told:
+            continue
+        try:
+            check(questions[sha256].read())
+        except ProviderError as error:
+            refused[sha256] = error.message
+        except ApibenchError:
+            continue  # a file that is gone or changed: whoever would send it says so
+    return refused
 
 
 def _smaller(data: bytes, most: int) -> bytes | Unsendable:

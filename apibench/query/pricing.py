@@ -41,7 +41,7 @@ def price_of_image(provider: str, prices: Path | None = None) -> float | None:
         if entry is None:
             return None
         price = float(entry["price"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise _no_list(path, error) from error
     if not math.isfinite(price) or price < 0:
         raise ApibenchError(f"{path}: per_1000.{provider}.price must be 0 or more, got {price}")

@@ -16,15 +16,18 @@ _QUESTION = b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n
 _NAMES = {WireKind.HTTP: "HTTP", WireKind.GRPC: "gRPC"}
 
 
-def check_loopback(host: str, provider: str) -> None:
-    """Raises ApibenchError where a host is not this machine: what is emulated goes nowhere else, whatever an adapter does."""
+def check_loopback(host: str, provider: str, *, replayed: bool = False) -> None:
+    """Raises ApibenchError where a host is not this machine: what is emulated, or ``replayed`` from a recording, goes nowhere
+    else, whatever an adapter does.
+    """
     try:
         if host == "localhost" or ipaddress.ip_address(host).is_loopback:
             return
     except ValueError:
         pass
+    calls, there = ("replayed", "a recording") if replayed else ("emulated", "an emulator")
     raise ApibenchError(
-        f"{provider}: emulated calls go to an emulator on this machine, and not to {redact(host) or 'no host at all'}"
+        f"{provider}: {calls} calls go to {there} on this machine, and not to {redact(host) or 'no host at all'}"
     )
 
 

@@ -68,6 +68,10 @@ class Tape:
             raise ApibenchError(
                 f"{path}: more than one measurement of {provider} is recorded ({several}); keep them apart"
             )
+        campaigns = {entry.campaign for entry in found} - {""}
+        if len(campaigns) > 1:
+            named = ", ".join(sorted(campaigns))
+            raise ApibenchError(f"{path}: more than one campaign of {provider} is recorded ({named}); keep them apart")
         origin = found[0].origin
         origin = origin if origin.startswith(REPLAY) else REPLAY + origin
         return cls(path, provider, wire, origin, found[0].settings, tuple(found))

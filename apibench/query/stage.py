@@ -3,129 +3,84 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from apibench import defaults
 from apibench.errors import ApibenchError
 from apibench.imageset import ImageSet
 from apibench.progress import Progress
-from apibench.query import preflight, pricing, probe, registry
+from apibench.query import keys, preflight, pricing, probe, registry
 from apibench.query.account import unpriced
 from apibench.query.cassette import Recorder
-from apibench.query.contract import Adapter, Provider, ProviderError, ProviderInfo, ProviderOptions
+from apibench.query.contract import Adapter, ImageLimits, Provider, ProviderError, ProviderInfo
 from apibench.query.engine import Engine
-from apibench.query.forecast import NOTHING_BEFORE, Before, Plan
-from apibench.query.policy import OnUncertain, RetryPolicy
+from apibench.query.forecast import NOTHING_BEFORE, UNTOLD, Before, Plan, may_cost
 from apibench.query.redact import redact
-from apibench.query.replay import Replay, Tape, heard_before
+from apibench.query.replay import Replay, heard_before
 from apibench.query.result import QueryReport, Question, left_before
-from apibench.query.store import Key, ResponseStore, canonical
+from apibench.query.settings import QuerySettings, is_text
+from apibench.query.store import Key, ResponseStore
 
 if TYPE_CHECKING:
     from apibench.emulator import Emulator
 
-Setting = str | int | float | bool
-
-FEWEST, MOST = 4, 64  # requests at a time, unless told
+__all__ = ["QuerySettings", "check_access", "check_files", "estimate", "plan", "query_images"]
 
 
-@dataclass(frozen=True)
-class QuerySettings:
-    """Whom to ask, and how.
+def plan(
+    images: Sequence[ImageSet], store: Path, query: QuerySettings, *, missing: int = 0, ahead: Sequence[Plan] = ()
+) -> Plan:
+    """Work out what :func:`query_images` would send. Needs neither keys nor SDK, sends nothing, writes nothing.
 
-    ``emulated`` asks a local emulator with fake keys: one of its own, whose network is ``target``, or the one that already
-    runs at ``endpoint`` (the port of the provider's own wire). Without it, ``endpoint`` is asked with the user's own keys.
-    ``max_calls`` and ``max_cost`` (US dollars) are of the campaign in its store, over all starts and providers. ``on_uncertain``:
-    what becomes of an image whose answer may have been lost. ``batch``: images a request, as far as the provider
-    takes so many. ``concurrency`` None: as many requests at a time as the provider's rate needs where an answer takes a second.
-    ``record``: a cassette that what is said is written to; ``replay``: one that answers, in nobody's stead and for nothing.
+    ``missing``: images of sets that are not made yet. ``ahead``: the plans of those who are asked first, for the same campaign.
     """
-
-    provider: str
-    campaign: str = "default"
-    emulated: bool = False
-    target: str = defaults.TARGET
-    endpoint: str | None = None
-    max_calls: int | None = None
-    max_cost: float | None = None
-    on_uncertain: OnUncertain = OnUncertain.ASK_AGAIN
-    batch: int = 1
-    concurrency: int | None = None
-    timeout: float = 30.0
-    per_second: float | None = None
-    settings: Mapping[str, Setting] = field(default_factory=dict)
-    prices: Path | None = None
-    record: Path | None = None
-    replay: Path | None = None
-    policy: RetryPolicy = field(default_factory=RetryPolicy)
-
-    def options(self, endpoint: str | None = None) -> ProviderOptions:
-        """What an adapter is told, with ``endpoint`` where the query itself names none."""
-        return ProviderOptions(
-            endpoint=self.endpoint or endpoint,
-            emulated=self.pretended,
-            timeout=self.timeout,
-            concurrency=self.concurrency or FEWEST,
-            settings=self.settings,
-        )
-
-    @property
-    def pretended(self) -> bool:
-        """Whether no vendor is asked: fake keys, no price, no rate."""
-        return self.emulated or self.replay is not None
-
-    def rate(self, info: ProviderInfo) -> float | None:
-        """Requests a second: the user's, else what the vendor documents; None, no limit, for an emulator of one's own."""
-        if self.per_second is not None or self.pretended:
-            return self.per_second
-        batch = min(self.batch, info.max_batch)
-        return min(info.rate_per_second, (info.images_per_second or math.inf) / batch)
-
-    def at_a_time(self, info: ProviderInfo) -> int:
-        """Requests at a time: enough for the rate as long as an answer takes a second."""
-        rate = self.rate(info)
-        return self.concurrency or min(MOST, max(FEWEST, math.ceil(rate or 0)))
-
-    def __post_init__(self) -> None:
-        numbers = (("--timeout", self.timeout), ("--rate", self.per_second), ("--max-cost", self.max_cost))
-        for name, number in numbers:
-            if number is not None and not 0 < number < math.inf:
-                raise ApibenchError(f"{name} {number}: must be a number above 0")
-        if self.replay is not None and (self.emulated or self.endpoint or self.record):
-            raise ApibenchError("--replay is what answers: give no --emulated, --endpoint or --record beside it")
-
-
-def plan(images: Sequence[ImageSet], store: Path, query: QuerySettings) -> Plan:
-    """Work out what :func:`query_images` would send. Needs neither keys nor SDK, sends nothing, writes nothing."""
-    sha256s = {record.sha256 for images_ in images for record in images_.records}
+    check_files(store, query)
     adapter = registry.adapter(query.provider)
-    if not store.is_file() or store.stat().st_size == 0:  # an empty file is a store whose making was cut off
-        return estimate(query, len(sha256s))
-    with ResponseStore.open(store, read_only=True) as opened:
-        return _plan(sha256s, opened, _key(adapter, query, *_expected(adapter, query)), query)
+    questions = _questions(images)
+    origin = UNTOLD if keys.is_untold(adapter, query) else keys.expected(adapter, query)[0]
+    before = NOTHING_BEFORE
+    if store.is_file() and store.stat().st_size:  # an empty file is a store whose making was cut off
+        key, limits = keys.expected_key(adapter, query), _limits(adapter.info, adapter, query)
+        with ResponseStore.open(store, read_only=True) as opened:
+            unfit = preflight.refused_again(opened, key, questions, adapter.info.title, limits)
+            before = _before(questions, opened, key, query, unfit, real=may_cost(origin))
+    mine = [other for other in ahead if other.is_real is may_cost(origin)]
+    before = replace(
+        before,
+        promised_calls=sum(other.calls for other in mine),
+        promised_cost=sum(other.cost or 0.0 for other in mine),
+    )
+    return estimate(query, len(questions) + missing, before, origin)
 
 
-def _plan(sha256s: set[str], store: ResponseStore, key: Key, query: QuerySettings) -> Plan:
-    settled = store.settled(key)
+def _before(
+    questions: Collection[str],
+    store: ResponseStore,
+    key: Key,
+    query: QuerySettings,
+    unfit: Collection[str],
+    *,
+    real: bool,
+) -> Before:
+    """What is on the account, and what of these images (SHA-256) is not sent again; ``unfit`` cannot be sent."""
+    settled = store.settled(key) | dict.fromkeys(unfit, "rejected")
     left = left_before(store, key, query.on_uncertain, query.policy)
-    done = Counter("left" if sha256 in left else settled[sha256] for sha256 in sha256s & {*settled, *left})
-    if query.max_cost is not None and key.is_real:
+    done = Counter("left" if sha256 in left else settled[sha256] for sha256 in questions if sha256 in {*settled, *left})
+    if query.max_cost is not None and real:
         _check_priced(store, query)
-    before = Before(
-        store.calls(query.campaign, real=key.is_real),
-        store.spent(query.campaign, real=key.is_real),
+    return Before(
+        store.calls(query.campaign, real=real),
+        store.spent(query.campaign, real=real),
         answered=done["answered"],
         refused=done["rejected"],
         left=done["left"],
     )
-    return estimate(query, len(sha256s), before, key.origin)
 
 
 def _check_priced(store: ResponseStore, query: QuerySettings) -> None:
@@ -140,22 +95,23 @@ def _check_priced(store: ResponseStore, query: QuerySettings) -> None:
 
 
 def estimate(query: QuerySettings, images: int, before: Before = NOTHING_BEFORE, origin: str | None = None) -> Plan:
-    """The same for a number of images that do not exist yet; ``origin``: the real one, once there is a client.
+    """The same for a number of images that do not exist yet; ``origin``: who answers, as far as it is known.
 
     Raises ApibenchError for a wrong setting or price list.
     """
     adapter = registry.adapter(query.provider)
-    _settings(adapter, query)
+    keys.settings_of(adapter, query)
     if query.emulated and query.endpoint is None:
         from apibench import classifiers
 
         classifiers.check(query.target)
-    origin = origin or _expected(adapter, query)[0]
+    origin = origin or (UNTOLD if keys.is_untold(adapter, query) else keys.expected(adapter, query)[0])
+    batch = min(query.batch, adapter.info.max_batch)
     return Plan(
         provider=query.provider,
         origin=origin,
         images=images,
-        calls=math.ceil((images - before.images) / min(query.batch, adapter.info.max_batch)),
+        calls=math.ceil((images - before.images) / batch),
         price=_price(query, origin),
         prices_as_of=pricing.dated(query.prices),
         rate=query.rate(adapter.info),
@@ -163,6 +119,7 @@ def estimate(query: QuerySettings, images: int, before: Before = NOTHING_BEFORE,
         max_calls=query.max_calls,
         max_cost=query.max_cost,
         before=before,
+        at_least=batch > 1 and _limits(adapter.info, adapter, query).max_request is not None,
         note=_note(adapter, query),
     )
 
@@ -186,7 +143,7 @@ def _price(query: QuerySettings, origin: str) -> float | None:
     rehearsed = query.emulated and query.max_cost is not None
     if (query.pretended and not rehearsed) or origin == "local":
         return 0.0
-    if price is None and query.max_cost is not None:
+    if price is None and query.max_cost is not None and origin != UNTOLD:
         raise ApibenchError(
             f"--max-cost {query.max_cost:g}: the price list has no price for {query.provider}; name it in --prices FILE"
         )
@@ -206,23 +163,20 @@ def query_images(
     ``say`` is told the forecast, before anything is sent. Raises ApibenchError where nothing can be asked at all: no such
     provider, no SDK, no credentials, a store that cannot be written.
     """
+    check_files(store, query, images)
     adapter = registry.adapter(query.provider)
-    questions = [
-        Question(record.sha256, f"{record.id} ({record.variant})", partial(images_.read_bytes, record))
-        for images_ in images
-        for record in images_.records
-    ]
-    _price(query, _expected(adapter, query)[0])  # a price list without one is found before a client is made
-    key = _key(adapter, query, *_expected(adapter, query))
-    unique = {question.sha256: question for question in questions}
+    expected, address = keys.expected(adapter, query)
+    _price(query, expected)  # a price list without one is found before a client is made
+    key = keys.key_of(adapter, query, expected, address)
+    questions = _questions(images)
     # Nothing to send: the store stays untouched, no network is loaded and no credentials are asked for.
-    before = _look(store, key, unique, images, query)
+    before, unfit = _look(store, key, questions, images, adapter, query)
     if before is not None and before.open == 0:
         return before
     # Connected first: without credentials not even an empty store is made.
     with ExitStack() as stack:
         recorder = stack.enter_context(Recorder(query.record)) if query.record else None
-        replay = _replay(adapter, query, store, key, unique) if query.replay is not None else None
+        replay = _replay(adapter, query, store, key, questions) if query.replay is not None else None
         provider = stack.enter_context(_connect(adapter, query, emulator, recorder, replay))
         # Only now is it known who will answer, and so what it costs.
         origin = registry.origin_of(provider.host, provider.info, emulated=query.emulated)
@@ -230,12 +184,13 @@ def query_images(
         opened = stack.enter_context(ResponseStore.open(store))
         for images_ in images:
             opened.remember(images_)
-        key = _key(adapter, query, origin, _expected(adapter, query)[1] or provider.host)
+        key = keys.key_of(adapter, query, origin, address or keys.host_of(provider.host))
         if recorder is not None:
             provider = recorder.provider(provider, key, adapter.wire(query.options()))
-        say(f"forecast: {_plan(set(unique), opened, key, query)}")
-        limits = provider.info.limits.over(adapter.wire(query.options()))
-        bar = Progress(range(len(unique)), f"query {query.provider}", unit="image")
+        done = _before(questions, opened, key, query, unfit, real=key.is_real)
+        say(f"forecast: {estimate(query, len(questions), done, key.origin)}")
+        limits = _limits(provider.info, adapter, query)
+        bar = Progress(range(len(questions)), f"query {query.provider}", unit="image")
         engine = Engine(
             provider,
             opened,
@@ -252,53 +207,76 @@ def query_images(
             prepare=preflight.prepare(provider.info.title, limits),
             limits=limits,
             progress=bar.advance,
+            say=say,
         )
         with bar:
-            return engine.run(questions)
+            bar.advance(len(unfit))
+            report = engine.run([question for sha256, question in questions.items() if sha256 not in unfit])
+        return _with_unfit(report, questions, unfit)
+
+
+def check_files(store: Path, query: QuerySettings, images: Sequence[ImageSet] = ()) -> None:
+    """Raises ApibenchError where a recording would be written into the store, or a name cannot be."""
+    record = query.record
+    if record is not None and (record.resolve() == store.resolve() or _is_one(record, store)):
+        raise ApibenchError(f"--record {record}: this is the store; record into a file of its own")
+    for images_ in images:
+        if not is_text(os.path.relpath(images_.folder.resolve(), store.resolve().parent)):
+            raise ApibenchError(
+                f"{str(images_.folder)!a}: a store notes where images are, so this must be text in UTF-8"
+            )
+
+
+def _is_one(first: Path, second: Path) -> bool:
+    return first.exists() and second.exists() and first.samefile(second)
+
+
+def _questions(images: Sequence[ImageSet]) -> dict[str, Question]:
+    """What is asked, by SHA-256: of an image that stands in several sets, once."""
+    return {
+        record.sha256: Question(record.sha256, f"{record.id} ({record.variant})", partial(images_.read_bytes, record))
+        for images_ in images
+        for record in images_.records
+    }
+
+
+def _limits(info: ProviderInfo, adapter: Adapter, query: QuerySettings) -> ImageLimits:
+    return info.limits.over(adapter.wire(query.options()))
+
+
+def _with_unfit(report: QueryReport, questions: Mapping[str, Question], unfit: Mapping[str, str]) -> QueryReport:
+    """A report that counts what was not even offered to the engine."""
+    report.images = len(questions)
+    report.rejected_before += [(questions[sha256].name, f"{reason} (not sent)") for sha256, reason in unfit.items()]
+    return report
 
 
 def _look(
-    store: Path, key: Key, questions: Mapping[str, Question], images: Sequence[ImageSet], query: QuerySettings
-) -> QueryReport | None:
-    """What a store has on these images; None where there is no sound store yet. Untouched, unless the images have moved."""
+    store: Path,
+    key: Key,
+    questions: Mapping[str, Question],
+    images: Sequence[ImageSet],
+    adapter: Adapter,
+    query: QuerySettings,
+) -> tuple[QueryReport | None, Mapping[str, str]]:
+    """What a store has on these images, and which of them cannot be sent; None where there is no sound store yet.
+
+    Untouched, unless the images have moved.
+    """
+    limits = _limits(adapter.info, adapter, query)
     try:
         with ResponseStore.open(store, read_only=True) as reader:
+            unfit = preflight.refused_again(reader, key, questions, adapter.info.title, limits)
             report = QueryReport.before(questions, reader, key, query.on_uncertain, query.policy)
             moved = not all(reader.remembers(images_) for images_ in images)
     except ApibenchError:
-        return None  # absent, cut off in its making, or no store: opening it for writing mends it or says so
+        return None, {}  # absent, cut off in its making, or no store: opening it for writing mends it or says so
+    report = _with_unfit(report, questions, unfit)
     if report.open == 0 and moved:
         with ResponseStore.open(store) as opened:
             for images_ in images:
                 opened.remember(images_)
-    return report
-
-
-def _settings(adapter: Adapter, query: QuerySettings) -> dict[str, Setting]:
-    try:
-        adapter.wire(query.options())
-        return dict(adapter.settings(query.options()))
-    except ValueError as error:
-        raise ApibenchError(f"{query.provider}: setting {error}") from error
-
-
-def _key(adapter: Adapter, query: QuerySettings, origin: str, where: str) -> Key:
-    settings = _settings(adapter, query)
-    if query.replay is not None:
-        return _tape(adapter, query).key(query.campaign)
-    if query.emulated:
-        from apibench.classifiers import canonical as canonical_name
-
-        # Another network is another provider; that of a running emulator is named in its replies.
-        settings["emulated_by"] = "a running emulator" if query.endpoint else canonical_name(query.target)
-    elif origin == "custom":
-        settings["host"] = where  # two endpoints of one's own are two providers
-    return Key(query.campaign, adapter.info.name, origin, canonical(settings))
-
-
-def _tape(adapter: Adapter, query: QuerySettings) -> Tape:
-    assert query.replay is not None
-    return Tape.of(query.replay, adapter.info.name, adapter.wire(query.options()), _settings(adapter, query))
+    return report, unfit
 
 
 def _replay(adapter: Adapter, query: QuerySettings, store: Path, key: Key, questions: Mapping[str, Question]) -> Replay:
@@ -306,24 +284,9 @@ def _replay(adapter: Adapter, query: QuerySettings, store: Path, key: Key, quest
     if store.is_file() and store.stat().st_size:
         with ResponseStore.open(store, read_only=True) as opened:
             heard = heard_before(opened, key)
-    return Replay(_tape(adapter, query), {sha256: question.name for sha256, question in questions.items()}, heard)
-
-
-def _expected(adapter: Adapter, query: QuerySettings) -> tuple[str, str]:
-    """The origin before there is a client (the SDK's own endpoint is the vendor's), and an endpoint's host, port and path."""
-    if query.emulated:
-        return "emulated", ""
-    if query.replay is not None:
-        return _tape(adapter, query).origin, ""
-    endpoint = adapter.endpoint(query.options())
-    if endpoint is None:
-        return "live" if adapter.info.hosts else "local", ""
-    try:
-        parts = urlsplit(endpoint)
-        host, port = parts.hostname or "", f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return "custom", ""  # not a URL: the adapter says so when a client is made
-    return registry.origin_of(host, adapter.info, emulated=False), f"{host}{port}{parts.path.rstrip('/')}"
+    return Replay(
+        keys.tape_of(adapter, query), {sha256: question.name for sha256, question in questions.items()}, heard
+    )
 
 
 def check_access(query: QuerySettings) -> None:
@@ -373,8 +336,8 @@ def _connect(
         except Exception as error:  # noqa: BLE001 - an SDK raises what it likes; what it says may hold secrets
             why = redact(f"{type(error).__name__}: {error}")
             raise ApibenchError(f"{query.provider}: no client can be made ({why})") from None
-        if query.emulated:
-            probe.check_loopback(provider.host, query.provider)  # whatever the adapter made of it
+        if query.pretended:  # whatever the adapter made of it
+            probe.check_loopback(provider.host, query.provider, replayed=query.replay is not None)
         if query.emulated and query.endpoint is not None:
             probe.check_emulator(query.endpoint, adapter.wire(query.options()), query.provider)
         yield replay.provider(provider) if replay is not None else provider

@@ -32,7 +32,9 @@ SELECT {_BY_KEY},
        COUNT(DISTINCT CASE WHEN outcome IS NULL OR error_message = ? THEN request END),
        COUNT(DISTINCT CASE WHEN NOT sent THEN request END),
        TOTAL(CASE WHEN billing = 'yes' THEN price END),
-       TOTAL(CASE WHEN sent AND billing IS NOT 'yes' AND billing IS NOT 'no' THEN price END)
+       TOTAL(CASE WHEN sent AND billing IS NOT 'yes' AND billing IS NOT 'no' THEN price END),
+       COUNT(CASE WHEN sent AND billing IS NOT 'no' AND price IS NULL THEN 1 END),
+       COUNT(CASE WHEN sent AND billing IS NOT 'no' AND price IS NOT NULL THEN 1 END)
 FROM attempts GROUP BY {_BY_KEY} ORDER BY {_BY_KEY}
 """  # noqa: S608
 _VERSIONS = f"SELECT {_BY_KEY}, model_version, COUNT(*) FROM responses GROUP BY {_BY_KEY}, model_version"  # noqa: S608
@@ -65,7 +67,8 @@ class Standing:
 
     ``uncertain`` ones are among those sent, and ``in_flight`` among the uncertain ones: on their way when their program ended,
     or at this moment. ``unsent`` never reached the vendor. ``spent``: US dollars by list price for answers; ``perhaps``: for all
-    else that may have been billed. ``versions``: answers by model version.
+    else that may have been billed. ``unpriced`` and ``priced``: images that were or may have been billed when no price was known,
+    or one was. ``versions``: answers by model version.
     """
 
     key: Key
@@ -75,6 +78,8 @@ class Standing:
     unsent: int
     spent: float
     perhaps: float
+    unpriced: int
+    priced: int
     images: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("answered", "refused", "failed", "uncertain"), 0)
     )
@@ -98,8 +103,13 @@ class Standing:
     def _spent(self) -> str:
         if not self.key.is_real:
             return f"nothing ({self.key.origin})"
-        total = dollars(self.spent + self.perhaps)
-        return f"{total}: {dollars(self.spent)} for certain, {dollars(self.perhaps)} perhaps"
+        unknown = f"{self.unpriced} images of unknown price"
+        if self.unpriced and not self.priced:
+            return unknown
+        total = (
+            f"{dollars(self.spent + self.perhaps)}: {dollars(self.spent)} for certain, {dollars(self.perhaps)} perhaps"
+        )
+        return f"at least {total}, and {unknown}" if self.unpriced else total
 
     def _models(self) -> list[str]:
         named = {version: count for version, count in self.versions.items() if version is not None}

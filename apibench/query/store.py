@@ -144,11 +144,14 @@ class ResponseStore:
         ]
 
     def settled(self, key: Key) -> dict[str, str]:
-        """SHA-256 of every image that is never to be sent again under a key: ``answered`` or ``rejected``."""
+        """SHA-256 of every image that is never to be sent again under a key: ``answered`` or ``rejected``.
+
+        Not those that :mod:`apibench.query.preflight` refused: that cost nothing, and is looked at again by every start.
+        """
         with self._mutex:
             rows = self._connection.execute(
                 "SELECT sha256, 'rejected' FROM attempts WHERE campaign = ? AND provider = ? AND origin = ? "
-                "AND settings = ? AND error_kind = 'rejected' UNION ALL "
+                "AND settings = ? AND error_kind = 'rejected' AND error_code IS NOT 'preflight' UNION ALL "
                 "SELECT sha256, 'answered' FROM responses WHERE campaign = ? AND provider = ? AND origin = ? "
                 "AND settings = ?",
                 key.values() * 2,
@@ -160,7 +163,7 @@ class ResponseStore:
         with self._mutex:
             rows = self._connection.execute(
                 "SELECT sha256, error_message FROM attempts WHERE campaign = ? AND provider = ? AND origin = ? "
-                "AND settings = ? AND error_kind = 'rejected'",
+                "AND settings = ? AND error_kind = 'rejected' AND error_code IS NOT 'preflight'",
                 key.values(),
             ).fetchall()
         return {sha256: message or "refused" for sha256, message in rows}
