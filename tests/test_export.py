@@ -320,6 +320,38 @@ def test_no_folder_of_this_machine_is_in_it(tmp_path: Path) -> None:
     assert 'source = "…/photos"' in (out / "recipe.toml").read_text()
 
 
+NETS = "/home/alice/my nets"
+
+
+def test_names_lose_their_folders(tmp_path: Path) -> None:
+    """Of a provider or a purifier of somebody's: none of ours has a folder in its name."""
+    maker = StoreMaker(tmp_path / "store.sqlite")
+    about = {
+        "settings": json.dumps({"net": f"file:resnet={NETS}/x.pth"}),
+        "version": f"file:resnet18={NETS}/r.pth#0123456789ab",
+    }
+    for variant in ("clean", ATTACK, f"{ATTACK}+jpeg:50/1+ncis:{NETS}/w.safetensors/2"):
+        maker.ask("A", variant, ["dog"], **about)  # type: ignore[arg-type]
+    out = export_store(maker.close(), tmp_path / "published").folder
+    assert "alice" not in texts(out)
+    assert b"alice" not in (out / "store.sqlite").read_bytes()
+    assert [line["variant"] for line in lines(out / "images.jsonl")][-1] == f"{ATTACK}+jpeg:50/1+ncis:…/w.safetensors/2"
+    assert {json.dumps(line["settings"]) for line in lines(out / "attempts.jsonl")} == {
+        json.dumps({"net": "file:resnet=…/x.pth"})
+    }
+    (line,) = verify_report(out / "store.sqlite", out / "report").differences
+    assert line.startswith("labels of acme cannot be read")
+
+
+def test_names_that_differ_in_a_folder_alone_are_not_made_one(tmp_path: Path) -> None:
+    maker = StoreMaker(tmp_path / "store.sqlite")
+    for number, folder in enumerate("ab"):
+        maker.ask(str(number), "clean", ["dog"], settings=json.dumps({"net": f"/srv/{folder}/x.pth"}))
+    with pytest.raises(ApibenchError, match=r"table attempts, settings: two of them differ in a folder alone"):
+        export_store(maker.close(), tmp_path / "published")
+    assert not (tmp_path / "published").exists()
+
+
 def test_a_model_version_that_only_the_answer_names_is_no_key_in_the_report(tmp_path: Path) -> None:
     """As where the adapter of the time did not read it: the byte after it, in a binary message, may look like a digit."""
     maker = StoreMaker(tmp_path / "store.sqlite")

@@ -247,10 +247,29 @@ def test_the_summary_says_the_least_and_the_most_of_all_providers(store: Path, t
 @pytest.mark.parametrize(
     ("kept", "says"),
     [
-        ((3, 3), "2 of 9 (22 %) on balance at each provider; it changes 1 of 10 clean answers (10 %)."),
-        ((3, 5), "2 of 9 (22 %) to 4 of 9 (44 %) on balance, by provider; it changes 1 of 10 clean answers (10 %)."),
+        (
+            (3, 3),
+            "2 of 9 (22 %) on balance at each provider (not significant); it changes 1 of 10 clean answers (10 %).",
+        ),
+        (
+            (3, 5),
+            "2 of 9 (22 %) to 4 of 9 (44 %) on balance, by provider (not significant); it changes 1 of 10 clean answers (10 %).",
+        ),
+        (
+            (3, 10),
+            "to 9 of 9 (100 %) on balance, by provider (significant at 1 of them); it changes 1 of 10 clean answers (10 %).",
+        ),
+        (
+            (10, 10),
+            "9 of 9 (100 %) on balance at each provider (significant); it changes 1 of 10 clean answers (10 %).",
+        ),
+        (
+            (0, 3),
+            "−1 of 9 (−11 %) to 2 of 9 (22 %) on balance, by provider (not significant); it changes 1 of 10 clean "
+            "answers (10 %).",
+        ),
         ((1, 1), "No purifier gave any back on balance."),
-        ((0, 2), "No purifier gave any back on balance."),
+        ((0, 1), "No purifier gave any back on balance."),
     ],
 )
 def test_the_summary_adds_no_providers_up(
@@ -279,5 +298,17 @@ def test_the_summary_names_the_purifier_that_gave_back_most(maker: StoreMaker, t
         maker.ask(str(number), "clean+ncis/2", ["dog" if number else "fox"])
     assert summary(tree(write_report(maker.close(), tmp_path / "out"))) == [
         f"{ATTACK} changed the first label of 8 of 10 photographs (80 %). Of these, ncis/2 gave back the most: 4 of 8 (50 %) "
-        "on balance; it changes 1 of 10 clean answers (10 %)."
+        "on balance (not significant); it changes 1 of 10 clean answers (10 %)."
     ]
+
+
+def test_charts_that_are_too_many_are_cut_by_attack_and_not_by_provider(maker: StoreMaker, tmp_path: Path) -> None:  # noqa: F811
+    for provider in ("acme", "beta", "zeta"):
+        maker.ask("A", "clean", ["dog"], provider=provider)
+        for epsilon in range(1, 7):
+            maker.ask("A", f"mi/eps{epsilon}", ["fox"], provider=provider)
+    root = tree(write_report(maker.close(), tmp_path / "out"))
+    shown = [figure.text for figure in root.all("figure", cls="chart")]
+    assert len(shown) == 12
+    assert all(any(provider in one for one in shown) for provider in ("acme", "beta", "zeta"))
+    assert "6 more are in the table only." in root.text

@@ -594,5 +594,5 @@ def test_a_terminal_gets_the_table_or_what_it_says_where_it_is_long(
             "**EMULATED: answered by net-a, not by a vendor.** Rows that share a network are not independent.",
             "",
             f"- {ATTACK} changed the first label of 8 of 10 photographs (80 %). Of these, jpeg:0/1 gave back the most: 1 of 8 "
-            "(12 %) on balance; it changes 0 of 10 clean answers (0 %).",
+            "(12 %) on balance (not significant); it changes 0 of 10 clean answers (0 %).",
         ]

@@ -14,7 +14,7 @@ from apibench.cli import cli
 from apibench.errors import ApibenchError
 from apibench.imageset import encode_png
 from apibench.query.contract import Label
-from apibench.report import provenance, write_report
+from apibench.report import page, provenance, write_report
 from apibench.report.verify import Verification, verify_report
 from apibench.terminal import run_command
 from tests.conftest import paint
@@ -211,7 +211,6 @@ def test_a_report_set_against_a_campaign_of_a_store_that_grew(tmp_path: Path) ->
     [
         (("may",), "june", "made for campaign may; name it with --campaign may"),
         (("may", "june"), "june", "made for campaigns june, may; leave --campaign out"),
-        (("may", "june"), None, "made for campaigns june, may; the store has july, june, may by now, and only all of"),
     ],
 )
 def test_a_report_for_other_campaigns_says_so_first(
@@ -226,6 +225,50 @@ def test_a_report_for_other_campaigns_says_so_first(
     assert code == 3
     assert first.startswith(f"differs: provenance.json, report: {told}")
     assert any(line.startswith("differs: answers.csv") for line in others)
+
+
+def test_a_report_of_several_campaigns_of_a_store_that_grew(tmp_path: Path) -> None:
+    store = make_store(tmp_path, campaigns=("may", "june"))
+    write_report(store, tmp_path / "report")
+    make_store(tmp_path, campaigns=("late",))
+    assert verify_report(store, tmp_path / "report").differences == ()
+    change(store, "UPDATE responses SET raw = raw || ' ' WHERE campaign = 'june'")
+    assert names(verify_report(store, tmp_path / "report")) == {"provenance.json", "report.md"}
+
+
+def test_images_added_since_are_named_as_the_cause(tmp_path: Path) -> None:
+    """They count as left out where they were not asked about, whoever put them into the store."""
+    store = make_store(tmp_path, campaigns=("may",))
+    maker = StoreMaker(store)
+    maker.ask("E", "clean", [Label("Dog", 0.9)], provider="aws", campaign="may", raw=raw(["Dog"]), version="3.0")
+    write_report(maker.close(), tmp_path / "report")
+    maker = StoreMaker(store)
+    maker.ask("E", ATTACK, [Label("Fox", 0.9)], provider="aws", campaign="june", raw=raw(["Fox"]), version="3.0")
+    first, *others = verify_report(maker.close(), tmp_path / "report").differences
+    assert first.startswith("provenance.json, images: says 17, recomputed 18: images of variants that were asked about")
+    assert any(line.startswith("table.csv, row 1, column attacked_top1_left_out") for line in others)
+
+
+def test_a_report_made_while_another_query_was_writing(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "run")
+    maker = StoreMaker(store)
+    maker.ask("Z", "clean", ["Dog"], provider="aws", campaign="june", raw=raw(["Dog"]), version="3.0")
+    report = write_report(store, tmp_path / "report", "default").report
+    assert "write-ahead log beside it" in report.read_text(encoding="utf-8")
+    maker.close()
+    found = verify_report(store, report.parent)
+    assert found.differences == ()
+    assert "report.md: made, or verified, while a query was writing to the store" in found.notes
+
+
+def test_a_store_that_a_report_was_set_against_may_be_called_otherwise(tmp_path: Path) -> None:
+    old = make_store(tmp_path / "old", campaigns=("may",)).rename(tmp_path / "old.sqlite")
+    store = make_store(tmp_path / "new", campaigns=("june",))
+    report = write_report(store, tmp_path / "report", None, str(old)).report.parent
+    old = old.rename(tmp_path / "renamed.sqlite")
+    assert verify_report(store, report, against=str(old)).differences == ()
+    replace(report / "report.md", "Changes are since answers in", "Changes are not since answers in")
+    assert names(verify_report(store, report, against=str(old))) == {"report.md"}
 
 
 @pytest.mark.parametrize("written", [None, 7, [7], [{}], {"may": 1}])
@@ -406,7 +449,7 @@ def test_what_a_store_names_and_is_no_file_is_not_read(tmp_path: Path, what: str
     else:
         change(store, "UPDATE images SET folder = '/dev', file = 'zero' WHERE variant = 'clean' AND source = 'A'")
     found = verify_report(store, report)
-    assert any(line.startswith("index.html: not compared, the image files are not at hand") for line in found.notes)
+    assert any(line.startswith("index.html: pictures in it not compared") for line in found.notes)
 
 
 def test_pictures_count_where_the_images_are_at_hand(tmp_path: Path) -> None:
@@ -430,7 +473,7 @@ def test_where_they_are_not_it_is_said_and_the_files_must_be_those_that_were_wri
         (store.parent / "sets" / "clean" / "A.png").write_bytes(b"another")
     found = verify_report(store, report)
     assert found.holds
-    assert any(line.startswith("index.html: not compared, the image files are not at hand") for line in found.notes)
+    assert any(line.startswith("index.html: pictures in it not compared") for line in found.notes)
     assert any(line.startswith("report.md: sections not compared") for line in found.notes)
 
     replace(report / "noise.csv", "16", "17")
@@ -440,6 +483,135 @@ def test_where_they_are_not_it_is_said_and_the_files_must_be_those_that_were_wri
     )  # in the section of the noise
     replace(report / "report.md", "10000 resamples", "9000 resamples")
     assert names(verify_report(store, report)) == {"noise.csv", "report.md"}
+
+
+def forge(report: Path) -> None:
+    """Let the provenance say of every file that it is the one that was written."""
+    content = provenance.read(report)
+    written = (path for path in report.rglob("*") if path.is_file() and path.name != provenance.NAME)
+    content["files"] = {path.relative_to(report).as_posix(): provenance.sha256(path) for path in written}
+    (report / provenance.NAME).write_text(json.dumps(content))
+
+
+def many(folder: Path) -> Path:
+    """As many photographs as a page does not show at first, with their files."""
+    maker = StoreMaker(folder / "store.sqlite")
+    for number in range(page.SHOWN + 2):
+        for variant, said in (("clean", ["Dog"]), (ATTACK, ["Fox"])):
+            data, where = encode_png(paint(number + len(variant), 24, 32)), variant.replace("/", "-")
+            (folder / where).mkdir(exist_ok=True)
+            (folder / where / f"{number:02}.png").write_bytes(data)
+            about = {"raw": raw(said), "version": "3.0", "folder": where, "file": f"{number:02}.png"}
+            labels = [Label(name, 0.9) for name in said]
+            maker.ask(f"{number:02}", variant, labels, provider="aws", data=data, **about)  # type: ignore[arg-type]
+    return maker.close()
+
+
+@pytest.mark.parametrize("gone", ["all", "one", "never there"])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("0.0 [0.0, 49.0] 0/4", "100.0 [51.0, 100.0] 4/4"),  # of a chart
+        ("<b>0.0</b>", "<b>100.0</b>"),  # of the table
+        ('<span class="score">0.90</span>', '<span class="score">0.10</span>'),  # under a picture
+        ('<div class="picture">', '<div class="picture"><p class="note">kept in all cases</p>'),
+        ("</style>", "body { display: none }</style>"),
+    ],
+)
+def test_the_words_of_the_page_count_without_image_files(gone: str, old: str, new: str, tmp_path: Path) -> None:
+    store = make_store(tmp_path / "run", images=gone != "never there")
+    report = write_report(store, tmp_path / "report").report.parent
+    if gone == "all":
+        shutil.rmtree(store.parent / "sets")
+    elif gone == "one":
+        (store.parent / "sets" / "clean" / "A.png").unlink()
+    assert verify_report(store, report).differences == ()
+    replace(report / "index.html", old, new)
+    forge(report)
+    (line,) = verify_report(store, report).differences
+    assert line.startswith("index.html: its t")
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_photographs_after_the_first_count_without_image_files(
+    beside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are JSON within the page, or in files beside it, which are called otherwise where their pictures are others."""
+    if beside:
+        monkeypatch.setattr(page, "MOST_INLINE", 5)
+    store = many(tmp_path)
+    report = write_report(store, tmp_path / "report").report.parent
+    shutil.rmtree(tmp_path / "clean")
+    assert verify_report(store, report).differences == ()
+    path = next((report / "index_files").glob("00012-*.js")) if beside else report / "index.html"
+    start, mark, end = path.read_text().rpartition("Fox")
+    path.write_text(f"{start}Dog{end}")
+    assert mark
+    forge(report)
+    (line,) = verify_report(store, report).differences
+    assert line.startswith(f"{path.relative_to(report).as_posix()}: its text")
+    assert "says Dog 0.90, recomputed Fox 0.90" in line
+
+
+def test_a_file_beside_the_page_is_there_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "MOST_INLINE", 5)
+    store = many(tmp_path)
+    report = write_report(store, tmp_path / "report").report.parent
+    (tmp_path / "clean" / "11.png").unlink()
+    first = next((report / "index_files").glob("00012-*.js"))
+    shutil.copy(first, first.with_name("00012-000000000000.js"))
+    forge(report)
+    assert len(names(verify_report(store, report)) & {first.name, "index_files/00012-000000000000.js"}) == 1
+
+
+def test_sections_of_pictures_say_what_such_sections_say(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "run", images=True)
+    report = write_report(store, tmp_path / "report").report.parent
+    shutil.rmtree(store.parent / "sets")
+    replace(report / "report.md", "## Picture\n", "## Picture\n\n**All numbers above are wrong.**\n")
+    forge(report)
+    (line,) = verify_report(store, report).differences
+    assert line.startswith("report.md, line ")
+    assert line.endswith("says **All numbers above are wrong.**, which no report does there")
+
+
+@pytest.mark.parametrize("name", ["figures/providers.png", "figures/providers.svg", "figures/iterations-2.png"])
+def test_figures_of_numbers_need_no_image_files(name: str, tmp_path: Path) -> None:
+    store = make_store(tmp_path / "run", images=True)
+    report = write_report(store, tmp_path / "report").report.parent
+    shutil.rmtree(store.parent / "sets")
+    (report / name).write_bytes(b"another")
+    forge(report)
+    assert names(verify_report(store, report)) == {name}
+
+
+def test_what_could_not_be_compared_is_named_at_the_end(tmp_path: Path, capsys: Streams) -> None:
+    store = make_store(tmp_path / "run", images=True)
+    report = write_report(store, tmp_path / "report").report.parent
+    asked = ["report", "--store", str(store), "--out", str(report), "--verify"]
+    assert run_command(cli, asked) == 0
+    assert capsys.readouterr().out.endswith(" files compared)\n")
+    shutil.rmtree(store.parent / "sets")
+    assert run_command(cli, asked) == 0
+    end = (
+        " files compared, except 4 that cannot be here: noise.csv, figures/noise.png, figures/noise.svg, picture.png)\n"
+    )
+    assert capsys.readouterr().out.endswith(end)
+
+
+def test_names_of_files_come_to_the_terminal_as_text(store: Path, report: Path) -> None:
+    (report / "\x1b[2Jmine\x07.png").write_bytes(b"x")
+    forge(report)
+    found = verify_report(store, report)
+    assert found.differences == ("[2Jmine.png: is no file of the report of this store",)
+    (report / "provenance.json").write_text("{}")
+    assert "\x1b" not in "".join(verify_report(store, report).differences)
+
+
+def test_what_the_provenance_says_shows_on_a_terminal_as_what_it_is(store: Path, tmp_path: Path) -> None:
+    (store.parent / provenance.RUN_RECIPE).write_text('name = "\N{RIGHT-TO-LEFT OVERRIDE}red"\n', encoding="utf-8")
+    write_report(store, tmp_path / "report")
+    assert (tmp_path / "report" / provenance.NAME).read_bytes().isascii()
 
 
 @pytest.mark.parametrize("version", ["0.0.0"])

@@ -54,5 +54,5 @@ def _verify(store: Path, out: Path, campaign: str | None, against: str | None) -
         click.echo(f"differs: {line}", err=True)
     if not found.holds:
         return ExitCode.SOME_FAILED
-    click.echo(f"{out}: is what the raw responses of {store} say ({len(found.compared)} files compared)")
+    click.echo(f"{out}: is what the raw responses of {store} say ({found.extent})")
     return ExitCode.DONE

@@ -18,6 +18,7 @@ from apibench.query import schema
 from apibench.query.redact import LEAST_IN_ANSWERS, mask, mask_text, redact, redact_body
 from apibench.query.store import ResponseStore
 from apibench.report.provenance import without_folders
+from apibench.text import plain
 
 IMAGES = "images"  # the folder that image sets go to, and its name in the copy
 KEY = ("campaign", "provider", "origin", "settings", "sha256")
@@ -90,11 +91,12 @@ def _check_campaign(new: sqlite3.Connection, store: Path, campaign: str | None) 
     if not names:
         raise ApibenchError(f"{store}: holds no outcome yet; `apibench query` puts them there")
     if campaign is not None and campaign not in names:
-        raise ApibenchError(f"{store}: has no campaign {campaign!r}; it has: {', '.join(names)[:300]}")
+        raise ApibenchError(f"{store}: has no campaign {campaign!r}; it has: {plain(', '.join(names), 300)}")
 
 
 def _copy_rows(new: sqlite3.Connection, store: Path, campaign: str | None) -> dict[str, Path]:
     folders: dict[str, str] = {}
+    named: dict[tuple[str, str], str] = {}  # by column and what is published: what the store has
     for table, columns in COLUMNS.items():
         marks = ", ".join("?" * len(columns))
         where = f"FROM old.{table} WHERE {_KEPT[table]} ORDER BY {_ORDER[table]}"
@@ -102,6 +104,14 @@ def _copy_rows(new: sqlite3.Connection, store: Path, campaign: str | None) -> di
             row = dict(zip(columns, values, strict=True))
             if table == "images":
                 row["folder"] = folders.setdefault(str(row["folder"]), _free(str(row["folder"]), set(folders.values())))
+            for name in _NAMES.keys() & row.keys():
+                if isinstance(before := row[name], str):
+                    row[name] = _NAMES[name](before)
+                    if named.setdefault((name, row[name]), before) != before:
+                        raise ApibenchError(
+                            f"{store}: table {table}, {name}: two of them differ in a folder alone, which is not published: "
+                            f"{plain(row[name], 100)}"
+                        )
             row |= {name: clean(row[name]) for name, clean in _CLEAN[table].items() if row[name] is not None}
             new.execute(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", tuple(row.values()))  # noqa: S608
     return {new_name: store.parent / old_name for old_name, new_name in folders.items()}
@@ -112,6 +122,21 @@ def _free(folder: str, taken: set[str]) -> str:
     name = re.sub(r"[^A-Za-z0-9.+_-]+", "-", Path(folder).name).strip(".") or "set"
     numbered = (f"{IMAGES}/{name}" + (f"-{number}" if number > 1 else "") for number in range(1, len(taken) + 2))
     return next(one for one in numbered if one not in taken)
+
+
+def _setting(value: str) -> str:
+    """Settings without folders of this machine; those without any, as every adapter here has them, stay as they are."""
+    said = _json(value)
+    cleaned = without_folders(said)
+    if cleaned == said:
+        return value
+    return cleaned if isinstance(cleaned, str) else json.dumps(cleaned, sort_keys=True)
+
+
+def _variant(value: str) -> str:
+    """Attack and purifiers, each without a folder of this machine: ``ncis:/home/…/w.safetensors/4`` is of a file, 4 times."""
+    parts = (part.rpartition("/") for part in value.split("+"))
+    return "+".join(f"{without_folders(name)}{slash}{strength}" for name, slash, strength in parts)
 
 
 def _error_text(value: str) -> str:
@@ -126,6 +151,12 @@ def _known(value: str) -> str:
     return mask_text(str(value), least=LEAST_IN_ANSWERS)
 
 
+# What tells answers apart: two that were different have to stay so.
+_NAMES: dict[str, Callable[[str], str]] = {
+    "settings": _setting,
+    "variant": _variant,
+    "model_version": lambda version: str(without_folders(version)),
+}
 _CLEAN: dict[str, dict[str, Callable[[Any], object]]] = {
     "images": {},
     "attempts": {

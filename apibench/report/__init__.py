@@ -42,10 +42,12 @@ def main_table(store: Path, campaign: str | None = None) -> str:
     return tables.main_table(compare.rows(compare.answers(frames.read(store, campaign))))
 
 
-def write_report(store: Path, out: Path, campaign: str | None = None, against: str | None = None) -> ReportFiles:
+def write_report(
+    store: Path, out: Path, campaign: str | Collection[str] | None = None, against: str | None = None
+) -> ReportFiles:
     """Write a report into ``out``: ``report.md``, ``index.html``, ``table.csv`` and other tables, ``answers.csv``, a picture.
 
-    Of all campaigns of the store, each in rows of its own, or the one named. ``against``: a store (``STORE``, ``STORE:CAMPAIGN``)
+    Of all campaigns of the store, each in rows of its own, or those named. ``against``: a store (``STORE``, ``STORE:CAMPAIGN``)
     or another campaign of this one, to say what changed since. The same store and images give the same bytes. Raises
     ApibenchError where a store cannot be read, there is nothing to set against, or ``out`` cannot be written.
     """
@@ -85,7 +87,7 @@ def write_report(store: Path, out: Path, campaign: str | None = None, against: s
     if picture is None:
         # One left by an earlier report would be taken for a picture of this store.
         (out / "picture.png").unlink(missing_ok=True)
-    asked = {"campaign": campaign, "campaigns": campaigns, **_about(since)}
+    asked = {"campaign": campaign if isinstance(campaign, str) else None, "campaigns": campaigns, **_about(since)}
     provenance.write(out, store, hashes, map(str, found.images["folder"]), [*contents, *pages], asked)
     return ReportFiles(
         report=out / "report.md",
@@ -113,7 +115,7 @@ def _about(since: changes.Comparison | None) -> dict[str, dict[str, str]]:
 def _remove_earlier_tables(out: Path, written: Collection[str]) -> None:
     """Take away tables of an earlier report into the same folder: they would be taken for tables of this store."""
     for form in ("md", "csv", "tex"):
-        for kind in ("agreement-", "correct-", "class-", changes.NAME):
+        for kind in ("strength-", "agreement-", "correct-", "class-", changes.NAME):
             for path in sorted((out / FOLDER).glob(f"{kind}*.{form}")):
                 if f"{FOLDER}/{path.name}" not in written:
                     path.unlink()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from io import StringIO
 from itertools import zip_longest
@@ -15,7 +15,7 @@ from apibench import text
 Line = tuple[int, str]  # its number, from 1, and what it says
 
 # Pictures within the page, and the scripts beside it that hold pictures: other versions of the libraries draw other bytes.
-_DRAWN = re.compile(rb"data:image/[a-z+]+;base64,[A-Za-z0-9+/=]*|(?<=/)\d{5,}-[0-9a-f]{12}\.js")
+_DRAWN = re.compile(rb"data:image/[a-z+]+;base64,[A-Za-z0-9+/=]*|(?<=\d{5})-[0-9a-f]{12}(?=\.js)")
 _HEADING = re.compile(r"<h[12][^>]*>(.*?)</h[12]>")
 _TAG = re.compile(r"<[^>]*>")
 _TABLE = re.compile(r"<table\b|</table>")
@@ -24,18 +24,6 @@ _TABLE = re.compile(r"<table\b|</table>")
 def lines(data: bytes) -> list[Line]:
     """The lines of a text with their numbers."""
     return list(enumerate(data.decode("utf-8", "replace").split("\n"), 1))
-
-
-def without(document: Sequence[Line], titles: Collection[str]) -> list[Line]:
-    """Without the sections of these titles; of several of one title, without the first."""
-    kept, within, left = [], False, set(titles)
-    for number, line in document:
-        if line.startswith("## "):
-            within = line in left
-            left.discard(line)
-        if not within:
-            kept.append((number, line))
-    return kept
 
 
 def first_cell(there: bytes, found: bytes) -> str:

@@ -25,6 +25,19 @@ NOISE_COLUMNS = ["attack", "epsilon", "patch", "pairs", "pairs_not_at_hand", "pa
     for end in ("", "_low", "_high")
 ]
 
+NO_PICTURE = "No picture: the image files are not at hand, or no adversarial image has an answered clean one."
+PICTURE = "![Clean, adversarial, difference and purified images](picture.png)"
+IN_WORDS = (
+    "First label and its score. Images whose label was lost under the attack and came back are shown first. In words:"
+)
+NO_NOISE = "No adversarial image was asked about."
+ABOUT_NOISE = (
+    f"Adversarial minus clean image, in levels of 0-255, by tile of {noise.PATCH} × {noise.PATCH} pixels of one channel "
+    "(tiles do not overlap; what is left over at the right and bottom edge is not looked at). Means over all tiles, with "
+    "the 95 % interval of a bootstrap over images. Skewness is not defined for a tile without variance; those are left out "
+    "of it. That both are close to zero is the observation that Gaussian smoothing rests on."
+)
+
 
 @dataclass(frozen=True)
 class Noise:
@@ -100,7 +113,7 @@ def write(
         parts += ["## Figures", *figures.section(drawn)]
     parts += ["## Noise of the attack", *_noise(found_noise)]
     parts += ["## What was asked", *_asked(frames, groups, rows)]
-    parts += ["## Where the numbers come from", *_provenance(frames, groups, store_name, store_sha256)]
+    parts += ["## Where the numbers come from", *_provenance(frames, groups, store_name, store_sha256, since)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -123,25 +136,16 @@ def _benchmark(sheets: Sequence[Sheet]) -> list[str]:
 
 def _picture(picture: Picture | None) -> list[str]:
     if picture is None:
-        return ["No picture: the image files are not at hand, or no adversarial image has an answered clean one."]
+        return [NO_PICTURE]
     head = ["Image", *(text.markdown(name, 60) for name in picture.heads)]
     body = [[text.markdown(name, 40), *(text.markdown(line, 60) for line in lines)] for name, lines in picture.rows]
-    note = (
-        f"{tables.origin_caption([picture.group])} First label and its score. Images whose label was lost under "
-        "the attack and came back are shown first. In words:"
-    )
-    return ["![Clean, adversarial, difference and purified images](picture.png)", note, text.table(head, body)]
+    note = f"{tables.origin_caption([picture.group])} {IN_WORDS}"
+    return [PICTURE, note, text.table(head, body)]
 
 
 def _noise(found: Sequence[Noise]) -> list[str]:
     if not found:
-        return ["No adversarial image was asked about."]
-    about = (
-        f"Adversarial minus clean image, in levels of 0-255, by tile of {noise.PATCH} × {noise.PATCH} pixels of one channel "
-        "(tiles do not overlap; what is left over at the right and bottom edge is not looked at). Means over all tiles, with "
-        "the 95 % interval of a bootstrap over images. Skewness is not defined for a tile without variance; those are left out "
-        "of it. That both are close to zero is the observation that Gaussian smoothing rests on."
-    )
+        return [NO_NOISE]
     body, notes = [], []
     for one in found:
         if not one.summary.images:
@@ -158,7 +162,7 @@ def _noise(found: Sequence[Noise]) -> list[str]:
     # "\|" keeps the bars of an absolute value out of the table's own.
     measured = ["Mean", r"\|Mean\|", "Skewness", r"\|Skewness\|"]
     head = ["Attack", "Pairs", "Tiles", "Flat tiles", *measured]
-    return [about, text.table(head, body, right=range(1, len(head))), *notes]
+    return [ABOUT_NOISE, text.table(head, body, right=range(1, len(head))), *notes]
 
 
 def _estimate(one: noise.Estimate) -> str:
@@ -253,10 +257,17 @@ def _changed(groups: Sequence[Answers], rows: Sequence[Row]) -> list[str]:
 # --- provenance ---
 
 
-def _provenance(frames: StoreFrames, groups: Sequence[Answers], store_name: str, store_sha256: str) -> list[str]:
+def _provenance(
+    frames: StoreFrames,
+    groups: Sequence[Answers],
+    store_name: str,
+    store_sha256: str,
+    since: against.Comparison | None,
+) -> list[str]:
     versions = ", ".join(f"{name} {version(name)}" for name in ("numpy", "pandas", "pillow", "scipy"))
     lines = [
-        f"- Store `{text.plain(store_name).replace('`', '')}`, SHA-256 `{store_sha256}`.",
+        f"- Store `{_file_name(store_name)}`, SHA-256 `{store_sha256}`.",
+        *([f"- Changes are since answers in `{_file_name(since.store.name)}`."] if since and since.of_another else []),
         f"- apibench {apibench.__version__}; {versions}.",
         f"- Bootstraps: {metrics.RESAMPLES} resamples, seed {metrics.SEED}. Intervals: 95 %. Top-{K} agreement and overlap: "
         "table.csv.",
@@ -272,3 +283,8 @@ def _provenance(frames: StoreFrames, groups: Sequence[Answers], store_name: str,
         )
     lines += [f"- {text.markdown(note, 600)}" for note in frames.notes]
     return ["\n".join(lines)]
+
+
+def _file_name(name: str) -> str:
+    """A name between backquotes."""
+    return text.plain(name).replace("`", "")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -31,7 +31,8 @@ EMULATED = "emulated/"  # what the emulator puts before the name of the network 
 _OUTCOMES = """
 SELECT o.campaign, o.provider, o.origin, o.settings, o.sha256, i.source, i.variant, i.image_id, i.folder, i.file,
        o.outcome, o.labels AS stored_labels, o.model_version, o.raw, o.error_kind, o.error_code, o.attempts, o.price, o.latency
-FROM v_outcomes AS o JOIN images AS i ON i.sha256 = o.sha256 WHERE :campaign IS NULL OR o.campaign = :campaign
+FROM v_outcomes AS o JOIN images AS i ON i.sha256 = o.sha256
+WHERE :campaigns IS NULL OR o.campaign IN (SELECT value FROM json_each(:campaigns))
 """
 _ORDER = [*GROUP, "variant", "source", "folder", "sha256"]
 _WORDS = ["campaign", "provider", "origin", "settings", "source", "variant", "image_id", "folder", "file", "outcome"]
@@ -46,6 +47,11 @@ SELECT campaign, provider, origin, settings, COUNT(DISTINCT CASE WHEN sent THEN 
        SUM(CASE WHEN sent AND billing IS NOT 'no' THEN price END) AS price
 FROM attempts GROUP BY campaign, provider, origin, settings
 """
+
+LOG_NOTE = (
+    "The store has a write-ahead log beside it (a query is writing, or was killed): its SHA-256 above does not cover the last "
+    "answers, the numbers do."
+)
 
 
 @dataclass(frozen=True)
@@ -77,8 +83,12 @@ class StoreFrames:
         return {str(source): int(index) for source, index in zip(first["source"], first["truth"], strict=True)}
 
 
-def read(store: Path, campaign: str | None = None) -> StoreFrames:
-    """Read a store, or one campaign of it. Raises ApibenchError where it is none, of another version, or without outcomes."""
+def read(store: Path, campaign: str | Collection[str] | None = None) -> StoreFrames:
+    """Read a store, or one campaign of it, or several.
+
+    Raises ApibenchError where it is none, of another version, has no such campaign, or is without outcomes.
+    """
+    chosen = selected(campaign)
     if not store.is_file():
         raise ApibenchError(f"{store}: there is no such store")
     try:
@@ -87,10 +97,10 @@ def read(store: Path, campaign: str | None = None) -> StoreFrames:
             # One transaction: a query that is writing at this moment does not change what is read half-way.
             connection.execute("BEGIN")
             names = sorted(name for (name,) in connection.execute("SELECT DISTINCT campaign FROM v_outcomes"))
-            if campaign is not None and names and campaign not in names:
-                raise ApibenchError(f"{store}: has no campaign {campaign!r}; it has: {plain(', '.join(names), 300)}")
+            if names and (unknown := sorted(set(chosen or ()) - set(names))):
+                raise ApibenchError(f"{store}: has no campaign {unknown[0]!r}; it has: {plain(', '.join(names), 300)}")
             reader = _Reader()
-            chunks = pd.read_sql_query(_OUTCOMES, connection, params={"campaign": campaign}, chunksize=_CHUNK)
+            chunks = pd.read_sql_query(_OUTCOMES, connection, params={"campaigns": as_json(chosen)}, chunksize=_CHUNK)
             read_chunks = [reader.read(chunk) for chunk in chunks]
             images = pd.read_sql_query(_IMAGES, connection)
             attempts = pd.read_sql_query(_ATTEMPTS, connection)
@@ -99,17 +109,24 @@ def read(store: Path, campaign: str | None = None) -> StoreFrames:
     if not any(map(len, read_chunks)):
         raise ApibenchError(f"{store}: holds no outcome yet; `apibench query` puts them there")
     outcomes = pd.concat(read_chunks).sort_values(_ORDER, kind="stable", ignore_index=True)
-    if campaign is not None:
-        attempts = attempts[attempts["campaign"] == campaign].reset_index(drop=True)
+    if chosen is not None:
+        attempts = attempts[attempts["campaign"].isin(chosen)].reset_index(drop=True)
     notes = reader.notes()
     outcomes = _one_image_each(_with_versions(outcomes, notes), notes)
     images = _of_interest(images, outcomes)
     if _has_log(store):
-        notes.append(
-            "The store has a write-ahead log beside it (a query is writing, or was killed): its SHA-256 above does not cover "
-            "the last answers, the numbers do."
-        )
+        notes.append(LOG_NOTE)
     return StoreFrames(_split_variant(outcomes), _split_variant(images), attempts, notes)
+
+
+def selected(campaign: str | Collection[str] | None) -> list[str] | None:
+    """The campaigns that are meant; None: all."""
+    return None if campaign is None else [campaign] if isinstance(campaign, str) else sorted(campaign)
+
+
+def as_json(campaigns: Collection[str] | None) -> str | None:
+    """The same as a parameter of SQL, for ``json_each``."""
+    return None if campaigns is None else json.dumps(list(campaigns))
 
 
 def connect(store: Path) -> sqlite3.Connection:

@@ -110,9 +110,11 @@ def write(
 ) -> None:
     """Write the file into a report's folder.
 
-    ``hashes``: of the store; ``folders``: of image sets, as the store has them (relative to it); ``written``: the report's files,
-    by their path in ``out``; ``asked``: what the report is of. Raises ApibenchError where it cannot be written.
+    ``hashes``: of the store; ``folders``: of each image, the folder of its set, as the store has it (relative to it);
+    ``written``: the report's files, by their path in ``out``; ``asked``: what the report is of.
+    Raises ApibenchError where it cannot be written.
     """
+    of_images = list(folders)
     content = {
         "provenance": VERSION,
         "store": {"name": store.name, "sha256": hashes.file, "answers_sha256": hashes.answers},
@@ -122,10 +124,12 @@ def write(
         "label_rule": RULE_VERSION,
         "bootstrap": {"resamples": metrics.RESAMPLES, "seed": metrics.SEED},
         "recipe": _recipe(store.parent / RUN_RECIPE),
-        "image_sets": [found for folder in sorted(set(folders)) if (found := _image_set(store.parent / folder))],
+        "images": len(of_images),
+        "image_sets": [found for folder in sorted(set(of_images)) if (found := _image_set(store.parent / folder))],
         "files": {name: sha256(out / name) for name in sorted(written)},
     }
-    written_as = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)
+    # What came from outside shows on a terminal as what it is, whatever characters it has.
+    written_as = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=True)
     write_atomically(out / NAME, written_as.encode() + b"\n")
 
 

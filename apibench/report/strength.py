@@ -1,8 +1,9 @@
-"""Agreement and correctness by the attack's strength: what each epsilon leaves, in one table an attack."""
+"""Agreement and correctness by the attack's strength: what each bound leaves, in one table an attack."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from apibench import metrics, text
@@ -10,15 +11,16 @@ from apibench.grid import Grid, Value
 from apibench.labels.match import RULE_VERSION
 from apibench.report import tables
 from apibench.report.compare import ABOUT, NONE, Answers, K, natural
-from apibench.report.frames import epsilon
 from apibench.report.sheets import Sheet, file_name, naming
 
 KIND = "strength"
+_BOUND = re.compile(r"(?P<name>.+)/(?P<norm>eps|l2-)(?P<bound>\d+(?:\.\d+)?)")
 Share = metrics.Proportion | None
 
 _READING = (
-    "*Standard*: of clean images, purified. The others: of adversarial images of that epsilon (in levels of 255), purified. In "
-    "per cent, in brackets Wilson's 95 % interval. The tables of each epsilon have the tests and what was left out."
+    "*Standard*: of clean images, purified. The others: of adversarial images of that bound (epsilon in levels of 255, or an L2 "
+    "norm), purified. In per cent, in brackets Wilson's 95 % interval, and the images counted. The tables of each strength have "
+    "the tests and what was left out."
 )
 _ABOUT = {
     "agreement": "Agreement: the share of images whose first label is the one that the same provider gave the clean image as it "
@@ -30,59 +32,70 @@ _ABOUT = {
 
 @dataclass(frozen=True)
 class Line:
-    """A row: one purifier at one provider. ``robust``: by epsilon."""
+    """A row: one purifier at one provider. ``robust``: by bound."""
 
     answers: Answers
     purifier: str
     standard: Share
-    robust: dict[int, Share]
+    robust: dict[float, Share]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One attack in one norm. ``attacks``: what it is called at each bound, by bound."""
+
+    name: str
+    norm: str
+    attacks: dict[float, str]
+
+    @property
+    def heads(self) -> list[str]:
+        return [f"{'epsilon' if self.norm == 'eps' else 'L2'} {bound:g}" for bound in self.attacks]
 
 
 def sheets(groups: Sequence[Answers]) -> list[Sheet]:
-    """Of each attack that was made at more than one epsilon."""
-    families: dict[str, set[int]] = {}
-    for attack in {attack for group in groups for attack in group.attacks}:
-        if (bound := epsilon(attack)) is not None:
-            families.setdefault(_family(attack), set()).add(bound)
+    """Of each attack that was made at more than one strength."""
     found: list[Sheet] = []
-    for family in sorted(families, key=natural):
-        if len(families[family]) > 1:
-            for kind in _ABOUT:
-                taken = {sheet.name for sheet in found}
-                found += filter(None, [_sheet(kind, family, sorted(families[family]), groups, taken)])
+    for family in _families({attack for group in groups for attack in group.attacks}):
+        for kind in _ABOUT:
+            found += filter(None, [_sheet(kind, family, groups, {sheet.name for sheet in found})])
     return found
 
 
-def _family(attack: str) -> str:
-    return attack.rpartition("/")[0]
+def _families(attacks: Iterable[str]) -> list[Family]:
+    found: dict[tuple[str, str], dict[float, str]] = {}
+    for attack in attacks:
+        if named := _BOUND.fullmatch(attack):
+            found.setdefault((named["name"], named["norm"]), {})[float(named["bound"])] = attack
+    ordered = sorted(found, key=lambda one: (natural(one[0]), one[1]))
+    return [Family(*one, dict(sorted(found[one].items()))) for one in ordered if len(found[one]) > 1]
 
 
-def _sheet(
-    kind: str, family: str, bounds: Sequence[int], groups: Sequence[Answers], taken: Collection[str]
-) -> Sheet | None:
-    lines = [line for group in groups for line in _lines(kind, family, bounds, group)]
+def _sheet(kind: str, family: Family, groups: Sequence[Answers], taken: Collection[str]) -> Sheet | None:
+    lines = [line for group in groups for line in _lines(kind, family, group)]
     if not lines:
         return None
     who = naming(line.answers.group for line in lines)
     first = [*who.head(), "Purifier"]
     grid = Grid(
-        head=[*first, "standard", *(f"epsilon {bound}" for bound in bounds)],
+        head=[*first, "standard", *family.heads],
         body=[
             [
                 *who.names(line.answers.group),
                 text.plain(line.purifier, 40),
-                *(_shown(share) for share in (line.standard, *(line.robust.get(bound) for bound in bounds))),
+                *map(_shown, (line.standard, *line.robust.values())),
             ]
             for line in lines
         ],
         words=len(first),
-        right=range(len(first), len(first) + 1 + len(bounds)),
+        right=range(len(first), len(first) + 1 + len(family.attacks)),
     )
     records = [record for line in lines for record in _records(family, line)]
     title = {"agreement": "Agreement", "correct": f"Correctness (top {K})"}[kind]
+    norm = "epsilon" if family.norm == "eps" else "L2 norm"
     return Sheet(
-        file_name(KIND, kind, family, taken=taken),
-        text.plain(f"{title} under {family}, by epsilon", 80),
+        file_name(KIND, kind, family.name, *([] if family.norm == "eps" else ["l2"]), taken=taken),
+        text.plain(f"{title} under {family.name}, by {norm}", 80),
         grid,
         list(dict.fromkeys(line.answers.group for line in lines)),
         _ABOUT[kind],
@@ -91,12 +104,11 @@ def _sheet(
     )
 
 
-def _lines(kind: str, family: str, bounds: Sequence[int], answers: Answers) -> list[Line]:
-    attacks = {bound: f"{family}/eps{bound}" for bound in bounds}
-    purifiers = {purifier for attack in attacks.values() for purifier in answers.purifiers(attack)}
+def _lines(kind: str, family: Family, answers: Answers) -> list[Line]:
+    purifiers = {purifier for attack in family.attacks.values() for purifier in answers.purifiers(attack)}
     found = []
     for purifier in [NONE, *sorted(purifiers, key=natural)]:
-        robust = {bound: _share(kind, answers, attack, purifier) for bound, attack in attacks.items()}
+        robust = {bound: _share(kind, answers, attack, purifier) for bound, attack in family.attacks.items()}
         if any(share and share.n for share in robust.values()):
             found.append(Line(answers, purifier, _share(kind, answers, "clean", purifier), robust))
     return found
@@ -113,19 +125,21 @@ def _share(kind: str, answers: Answers, attack: str, purifier: str) -> Share:
 
 
 def _shown(share: Share) -> str:
-    return tables.bounds(share) if share is not None and share.n else "–"
+    return f"{tables.bounds(share)} {share.k}/{share.n}" if share is not None and share.n else "–"
 
 
-def _records(family: str, line: Line) -> list[dict[str, Value]]:
-    """Epsilon 0 is the clean images."""
+def _records(family: Family, line: Line) -> list[dict[str, Value]]:
+    """Bound 0 is the clean images."""
     about: dict[str, Value] = {name: getattr(line.answers.group, name) for name in ABOUT}
+    norm = "linf" if family.norm == "eps" else "l2"
     return [
         {
             **about,
-            "attack": family,
+            "attack": family.name,
             "purifier": line.purifier,
-            "epsilon": bound,
+            "norm": norm,
+            "bound": bound,
             **tables.share_cells("share", share),
         }
-        for bound, share in ((0, line.standard), *line.robust.items())
+        for bound, share in ((0.0, line.standard), *line.robust.items())
     ]

@@ -1,13 +1,13 @@
 """Is a report what its store says? It is made again, from the raw responses, and held against what is there.
 
-Compared are all tables (CSV, Markdown, LaTeX) and ``report.md``, to the byte, but for the line that names versions of libraries.
-What is made from the image files (pictures, the page, the noise of the attack) is compared where they are at hand. Whatever is
-compared, every file has to be the one that was written (its hash is in ``provenance.json``), and there may be no other.
+Compared are all tables (CSV, Markdown, LaTeX), ``report.md``, the page and the figures, to the byte, but for the line that names
+versions of libraries. Where the image files are not at hand, what is made from them alone (pictures, the noise of the attack) is
+left out of that; where other versions of the libraries drew, so are pictures. Whatever is compared, every file has to be the one
+that was written (its hash is in ``provenance.json``), and there may be no other.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -19,39 +19,54 @@ from typing import Any
 
 from apibench import text
 from apibench.errors import ApibenchError
-from apibench.query import registry
-from apibench.query.contract import ProviderError
 from apibench.query.store import ResponseStore
-from apibench.report import differences, provenance, write_report
+from apibench.report import differences, frames, pixels, provenance, reread, write_report
+from apibench.report.differences import Line
 from apibench.report.picture import sent_file
 
 TABLES = frozenset({".csv", ".md", ".tex"})
 DOCUMENT = "report.md"
-# What is made from pixels: tables by the beginning of their name, sections of the document by their title.
-OF_IMAGES = ("noise",)
-SECTIONS_OF_IMAGES = ("## Picture", "## Noise of the attack", "## Figures")
 # What may differ between two machines without any number being another one; it is told, and nothing more.
 _NUMBER = r"\d[\w.+!-]*"
 _VERSIONS = re.compile(rf"- apibench {_NUMBER}; numpy {_NUMBER}, pandas {_NUMBER}, pillow {_NUMBER}, scipy {_NUMBER}\.")
 _STORE = re.compile(r"- Store `[^`]*`, SHA-256 `([0-9a-f]{64})`\.")
+_SINCE = re.compile(r"- Changes are since answers in `[^`]*`\.")
+_LOG = f"- {text.markdown(frames.LOG_NOTE, 600)}"
 _SAME = ("provenance", "label_rule", "bootstrap", "store", "report")  # of provenance.json
 _TOLD = ("apibench", "versions")  # of it, too
 _DRAWN_WITH = ("matplotlib", "numpy", "pillow")
 PAGE = "index.html"
+_BESIDE = re.compile(
+    r"index_files/(\d{5,})-[0-9a-f]{12}\.js"
+)  # a photograph's; after its number a hash of what is in it
+_OTHER_VERSIONS = "its pictures were drawn by other versions of the libraries"
 _OTHER_HASH = f"changed since it was written ({provenance.NAME} has another hash)"
 
 
 @dataclass(frozen=True)
 class Verification:
-    """``differences``: a line a file; ``notes``: what was not compared, and why; ``compared``: the files that were."""
+    """``differences``: a line a file; ``notes``: what was not compared, and why; ``compared``: the files that were.
+
+    ``not_compared``: those of which nothing could be, but that they are what was written.
+    """
 
     compared: tuple[str, ...]
     differences: tuple[str, ...]
     notes: tuple[str, ...]
+    not_compared: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
         return not self.differences
+
+    @property
+    def extent(self) -> str:
+        """How many files were compared, and which were not. For a terminal."""
+        compared = f"{len(self.compared)} files compared"
+        if not self.not_compared:
+            return compared
+        names = text.plain(", ".join(self.not_compared), 400)
+        return f"{compared}, except {len(self.not_compared)} that cannot be here: {names}"
 
 
 def verify_report(
@@ -73,80 +88,42 @@ def verify_report(
         known = [(name, value) for name, value in sorted(other.items()) if not name.endswith("sha256")]
         what = ", ".join(f"{name} {text.plain(value, 60)}" for name, value in known)
         raise ApibenchError(f"{report}: was set against {what}; name that with --against")
-    campaign, other = _selected(store, about, campaign)
-    unread = _unread(store, campaign)
+    campaigns, other = _selected(store, about, campaign)
+    unread = reread.unread(store, frames.selected(campaigns))
     with TemporaryDirectory(prefix="apibench-verify-") as folder:
         again = Path(folder) / "report"
-        write_report(store, again, campaign, against)
-        comparison = _Comparison(store, report, again, campaign, of_another=bool(other))
+        write_report(store, again, campaigns, against)
+        comparison = _Comparison(store, report, again, frames.selected(campaigns), of_another=bool(other))
         comparison.run()
-    found = (*([other] if other else []), *unread, *comparison.differences)  # the cause of all else comes first
-    return Verification(tuple(comparison.compared), found, tuple(comparison.notes))
+    causes = [other] if other else comparison.causes
+    found = (*causes, *unread, *comparison.differences)  # the cause of all else comes first
+    return Verification(tuple(comparison.compared), found, tuple(comparison.notes), tuple(comparison.not_compared))
 
 
-def _selected(store: Path, about: dict[str, Any], given: str | None) -> tuple[str | None, str]:
-    """The campaign to make again (None: all), and a line where that cannot be what the report was made for."""
+def _selected(store: Path, about: dict[str, Any], given: str | None) -> tuple[str | list[str] | None, str]:
+    """The campaigns to make again (None: all), and a line where those cannot be what the report was made for."""
     named, campaigns = about.get("campaign"), about.get("campaigns")
     if not isinstance(campaigns, list) or not all(isinstance(one, str) for one in campaigns):
         # Of an earlier version, which did not tell what "all" were.
         campaigns = [named] if isinstance(named, str) else None
     if campaigns is None or campaigns == [given]:
         return given, ""
-    made_for = f"{provenance.NAME}, report: made for campaign{'s' * (len(campaigns) > 1)} {_listed(campaigns)}"
     if given is not None:
+        made_for = f"{provenance.NAME}, report: made for campaign{'s' * (len(campaigns) > 1)} {_listed(campaigns)}"
         return given, f"{made_for}; " + (
             f"name it with --campaign {_listed(campaigns)}" if len(campaigns) == 1 else "leave --campaign out"
         )
     if isinstance(named, str):
         return named, ""
     with ResponseStore.open(store, read_only=True) as opened, opened.reading() as connection:
-        query = "SELECT DISTINCT campaign FROM attempts JOIN images USING (sha256) ORDER BY campaign"
-        here = [name for (name,) in connection.execute(query)]
-    if len(campaigns) == 1 and campaigns[0] in here:
-        return campaigns[0], ""
-    if set(campaigns) < set(here):
-        return None, f"{made_for}; the store has {_listed(here)} by now, and only all of them or one can be made again"
-    return None, ""
+        here = {
+            name for (name,) in connection.execute("SELECT DISTINCT campaign FROM attempts JOIN images USING (sha256)")
+        }
+    return (campaigns if campaigns and here.issuperset(campaigns) else None), ""
 
 
 def _listed(campaigns: Collection[object]) -> str:
     return text.plain(", ".join(map(str, campaigns)), 120)
-
-
-def _unread(store: Path, campaign: str | None) -> list[str]:
-    """A line for each provider of which an answer's labels cannot be read from the raw response: they are only believed then."""
-    with ResponseStore.open(store, read_only=True) as opened, opened.reading() as connection:
-        answers = connection.execute(
-            "SELECT provider, sha256, raw FROM responses WHERE ?1 IS NULL OR campaign = ?1 ORDER BY provider, sha256",
-            (campaign,),
-        )
-        parsers: dict[str, Callable[[bytes], object] | None] = {}
-        lines: list[str] = []
-        failed: dict[str, list[str]] = {}
-        for provider, sha256, raw in answers:
-            if provider not in parsers:
-                parsers[provider] = _parser(provider, lines)
-            parse = parsers[provider]
-            try:
-                if parse is not None:
-                    parse(raw if isinstance(raw, bytes) else str(raw).encode())
-            except Exception as error:  # noqa: BLE001 - an adapter is somebody's package
-                message = error.message if isinstance(error, ProviderError) else str(error) or type(error).__name__
-                failed.setdefault(provider, []).append(f"{sha256[:12]}: {text.plain(message, 100)}")
-    for provider, those in failed.items():
-        first = f"the first: {those[0]}" if len(those) > 1 else those[0]
-        lines.append(f"{store.name}: {len(those)} raw responses of {provider} cannot be read again; {first}")
-    return lines
-
-
-def _parser(provider: str, lines: list[str]) -> Callable[[bytes], object] | None:
-    try:
-        parse: Callable[[bytes], object] = registry.adapter(provider).parse
-    except (ApibenchError, AttributeError) as error:
-        why = text.plain(error, 160)
-        lines.append(f"labels of {text.plain(provider, 40)} cannot be read from the raw responses: {why}")
-        return None
-    return parse
 
 
 @dataclass
@@ -156,22 +133,39 @@ class _Comparison:
     store: Path
     report: Path
     again: Path
-    campaign: str | None
+    campaigns: Collection[str] | None
     of_another: bool  # it was made for another campaign, which is told already
     compared: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    not_compared: list[str] = field(default_factory=list)
+    causes: list[str] = field(default_factory=list)  # what explains differences
 
     def run(self) -> None:
-        wanted, there = _files(self.again), _files(self.report)
-        wanted.discard(provenance.NAME)
+        made, there = (_files(folder) - {provenance.NAME} for folder in (self.again, self.report))
+        beside = {found[1]: name for name in sorted(there - made) if (found := _BESIDE.fullmatch(name))}
+        # With other pictures, a file beside the page has another name.
+        called = {name: beside.get(found[1], name) for name in made - there if (found := _BESIDE.fullmatch(name))}
+        wanted = {called.get(name, name) for name in made}
         self._provenance()
-        for name in sorted(wanted):
-            self._file(name)
+        for name in sorted(made):
+            self._file(called.get(name, name), name)
         if self.said:
-            self._written(wanted, there - {provenance.NAME})
-        for name in sorted(there - wanted - {provenance.NAME} - self.hashes.keys()):
+            self._written(wanted, there)
+        for name in sorted(there - wanted - self.hashes.keys()):
             self.differences.append(f"{text.plain(name)}: is no file of the report of this store")
+        self._images()
+
+    def _images(self) -> None:
+        """Whether there are other images by now, which may be why answers that are the same give other numbers."""
+        then, now = self.said.get("images"), provenance.read(self.again).get("images")
+        if not isinstance(then, int) or then == now:
+            return
+        line = (
+            f"{provenance.NAME}, images: says {then}, recomputed {now}: images of variants that were asked about were added to "
+            "the store since, or taken out of it; without an answer they count as left out"
+        )
+        (self.causes if self.differences else self.notes).append(line)
 
     @cached_property
     def said(self) -> dict[str, Any]:
@@ -188,9 +182,9 @@ class _Comparison:
         """Whether every image that was asked about is where the store says, unchanged."""
         with ResponseStore.open(self.store, read_only=True) as opened, opened.reading() as connection:
             asked = connection.execute(
-                "SELECT folder, file, sha256 FROM images WHERE sha256 IN "
-                "(SELECT sha256 FROM attempts WHERE ?1 IS NULL OR campaign = ?1)",
-                (self.campaign,),
+                "SELECT folder, file, sha256 FROM images WHERE sha256 IN (SELECT sha256 FROM attempts WHERE ?1 IS NULL OR "
+                "campaign IN (SELECT value FROM json_each(?1)))",
+                (frames.as_json(self.campaigns),),
             )
             return all(sent_file(self.store.parent, *image) is not None for image in asked)
 
@@ -269,60 +263,77 @@ class _Comparison:
                 self._differs(name, _OTHER_HASH)
             elif name in wanted:
                 continue
-            elif self.images_at_hand or Path(name).suffix in TABLES:
-                self.differences.append(f"{text.plain(name)}: is no file of the report of this store")
+            elif name in pixels.FILES and not self.images_at_hand:
+                self._not_compared(name, "the image files are not at hand")
             else:
-                self.notes.append(f"{name}: not compared, the image files are not at hand")
+                self.differences.append(f"{text.plain(name)}: is no file of the report of this store")
 
-    def _file(self, name: str) -> None:
+    def _file(self, name: str, made: str) -> None:
+        """Compare ``name`` of the report with ``made``, which is called otherwise where it is made from other pictures."""
         try:
-            there, found = (self.report / name).read_bytes(), (self.again / name).read_bytes()
+            there, found = (self.report / name).read_bytes(), (self.again / made).read_bytes()
         except OSError as error:
             self.differences.append(
                 f"{name}: {'not there' if isinstance(error, FileNotFoundError) else error.strerror}"
             )
             return
-        pixels = Path(name).suffix not in TABLES or Path(name).name.startswith(OF_IMAGES)
+        page = name == PAGE or bool(_BESIDE.fullmatch(name))
         if there == found:
             self.compared.append(name)
-        elif pixels and (why := self._not_comparable(name, there, found)):
-            self._as_written(name, there, why)
+        elif page:
+            self._page(name, there, found)
+        elif why := self._not_comparable(name):
+            self._as_written(name, lambda: self._not_compared(name, why))
         elif name.endswith(".csv"):
             self._differs(name, differences.first_cell(there, found))
         elif Path(name).suffix in TABLES:
             self._differs(name, self._first_line(name, there, found))
-        elif name == PAGE:
-            self._differs(name, differences.first_part(there, found))
         else:
             self._differs(name, f"{len(there)} bytes, recomputed {len(found)}, and not the same ones")
+
+    def _page(self, name: str, there: bytes, found: bytes) -> None:
+        """Its words and numbers are the same whatever the pictures."""
+        if not self.images_at_hand:
+            why, (said, says) = "the image files are not at hand", map(pixels.without, (there, found))
+        else:
+            why, (said, says) = _OTHER_VERSIONS * (not self.drawn_alike), (there, found)
+        if not why or differences.without_pictures(said) != differences.without_pictures(says):
+            self._differs(name, differences.first_part(said, says))
+            return
+        self.compared.append(name)
+        self._as_written(name, lambda: self.notes.append(f"{name}: pictures in it not compared, {why}"))
 
     def _differs(self, name: str, how: str) -> None:
         self.compared.append(name)
         if how:
-            self.differences.append(f"{name}{how if how.startswith(',') else f': {how}'}")
+            self.differences.append(f"{text.plain(name)}{how if how.startswith(',') else f': {how}'}")
 
-    def _not_comparable(self, name: str, there: bytes, found: bytes) -> str:
-        if not self.images_at_hand:
+    def _not_comparable(self, name: str) -> str:
+        if name in pixels.FILES and not self.images_at_hand:
             return "the image files are not at hand"
-        if Path(name).suffix in TABLES or self.drawn_alike:
-            return ""
-        if name == PAGE and differences.without_pictures(there) != differences.without_pictures(found):
-            return ""  # its words are the same whatever the versions
-        return "its pictures were drawn by other versions of the libraries"
+        return "" if Path(name).suffix in TABLES or self.drawn_alike else _OTHER_VERSIONS
 
-    def _as_written(self, name: str, there: bytes, why: str) -> None:
+    def _not_compared(self, name: str, why: str) -> None:
+        self.not_compared.append(name)
+        self.notes.append(f"{text.plain(name)}: not compared, {why}")
+
+    def _as_written(self, name: str, otherwise: Callable[[], None]) -> None:
         """Of a file that cannot be made again here: is it at least the one that was written?"""
-        if self.hashes.get(name) != hashlib.sha256(there).hexdigest():
+        if self.hashes.get(name) != provenance.sha256(self.report / name):
             self._differs(name, _OTHER_HASH)
         else:
-            self.notes.append(f"{name}: not compared, {why}")
+            otherwise()
 
     def _first_line(self, name: str, there: bytes, found: bytes) -> str:
         """The first line that differs, in words; nothing where only what may differ does."""
         a, b = differences.lines(there), differences.lines(found)
+        if name == DOCUMENT:
+            a, b = (self._without_log(one) for one in (a, b))
         if name == DOCUMENT and not self.images_at_hand:
-            a, b = differences.without(a, SECTIONS_OF_IMAGES), differences.without(b, SECTIONS_OF_IMAGES)
-            titles = ", ".join(title.removeprefix("## ") for title in SECTIONS_OF_IMAGES)
+            (a, strange), (b, _) = pixels.split(a), pixels.split(b)
+            if strange:
+                return f", line {strange[0]}: says {text.plain(strange[1], 48)}, which no report does there"
+            titles = ", ".join(title.removeprefix("## ") for title in pixels.SECTIONS)
             self.notes.append(f"{name}: sections not compared, the image files are not at hand: {titles}")
         for (number, said), (_, says) in zip_longest(a, b, fillvalue=(0, "")):
             if said == says:
@@ -330,11 +341,20 @@ class _Comparison:
             if name == DOCUMENT and _VERSIONS.fullmatch(said) and _VERSIONS.fullmatch(says):
                 self.notes.append(f"{name}: made with other versions ({said[2:]}), verified with {says[2:]}")
                 continue
+            if name == DOCUMENT and _SINCE.fullmatch(said) and _SINCE.fullmatch(says):
+                continue  # the other store may have another name by now
             stores = [_STORE.fullmatch(line) for line in (said, says)]
             if name == DOCUMENT and stores[0] and stores[1] and self._is_store(stores[0][1], stores[1][1]):
                 continue  # the same store under another name, or with more in it, which the provenance's note tells
             return f", {f'line {number}' if number else 'its end'}: {differences.both(said, says)}"
         return "" if len(a) == len(b) else ", its end: empty lines"
+
+    def _without_log(self, lines: list[Line]) -> list[Line]:
+        """Without the line that another query was writing to the store at that moment, which ends with the query."""
+        kept = [line for line in lines if line[1] != _LOG]
+        if len(kept) < len(lines):
+            self.notes.append(f"{DOCUMENT}: made, or verified, while a query was writing to the store")
+        return kept
 
     def _is_store(self, said: str, here: str) -> bool:
         """Is a hash that the document names that of this store, or what this store had before more was added?"""

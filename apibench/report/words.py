@@ -1,16 +1,16 @@
 """What a report found, in plain words: for the page's head and for a terminal. Plain text, names from outside cut short.
 
 Counts of each provider by itself: several answer about the same photographs, so adding them up would count one thing twice.
-Nothing here claims significance, which is report.md's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
-from apibench import text
-from apibench.report.compare import NONE, Row
+from apibench import metrics, text
+from apibench.report.compare import NONE, Group, Row, natural
 from apibench.report.tables import main_table, origin_caption
 
 MOST = 40  # characters of a name
@@ -28,12 +28,17 @@ def summary(rows: Sequence[Row]) -> str:
 
 def by_attack(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """By attack, in a sentence or two: what it took at the providers, and which purifier gave back most of it."""
+    tested = [
+        row for row in rows if row.paired is not None and row.paired.n
+    ]  # as the report's table of changes has them
+    p_values = metrics.holm([metrics.mcnemar_p(row.paired) for row in tested if row.paired])
+    significant = {id(row) for row, p in zip(tested, p_values, strict=True) if p < metrics.ALPHA}
     found: dict[str, list[Row]] = {}
     for row in rows:
         if row.attack is not None:
             found.setdefault(row.attack, []).append(row)
-    sentences = [(text.plain(attack, MOST), _taken(own), _given_back(own)) for attack, own in found.items()]
-    return [(attack, f"{taken} {back}".rstrip()) for attack, taken, back in sentences if taken]
+    said = [(text.plain(attack, MOST), _taken(own), _given_back(own, significant)) for attack, own in found.items()]
+    return [(attack, f"{taken} {back}".rstrip()) for attack, taken, back in said if taken]
 
 
 def of_provider(rows: Sequence[Row]) -> str:
@@ -55,49 +60,96 @@ def of_provider(rows: Sequence[Row]) -> str:
     return f"{words}; it changes {cost.k} of {cost.n} clean pictures." if cost is not None and cost.n else f"{words}."
 
 
+@dataclass(frozen=True)
+class _Whose:
+    """How the rows of several are told apart: providers, or where one provider was asked more than once, measurements."""
+
+    count: int
+    by: str
+    at: str
+
+    @classmethod
+    def of(cls, groups: Iterable[Group]) -> _Whose:
+        found = set(groups)
+        by, at = ("provider", "at") if len({group.provider for group in found}) == len(found) else ("measurement", "in")
+        return cls(len(found), by, at)
+
+    def each(self, counts: Sequence[Count]) -> str:
+        """What stands after :func:`_range` of these counts, of some of them or of all."""
+        if self.count == 1:
+            return ""
+        if len(counts) < self.count:
+            return f" {self.at} {len(counts)} of {self.count} {self.by}s"
+        return f" {self.at} each {self.by}" if len(set(counts)) == 1 else f", by {self.by}"
+
+
 def _taken(rows: Sequence[Row]) -> str:
-    shares = [row.attacked.top1 for row in rows if row.purifier == NONE and row.attacked and row.attacked.top1.n]
-    lost = _sorted((share.n - share.k, share.n) for share in shares)
+    answered = [row for row in rows if row.purifier == NONE and row.attacked and row.attacked.top1.n]
+    shares = [row.attacked.top1 for row in answered if row.attacked]
+    lost = sorted(((share.n - share.k, share.n) for share in shares), key=_share)
     if not lost:
         return ""
-    words = f"changed the first label of {_count(lost[0], ' photographs')}"
-    if len(lost) == 1:
-        return f"{words}{' at each provider' if len(shares) > 1 else ''}."
-    return f"{words} at the provider that withstood it best, of {_count(lost[-1])} at the one that did worst."
+    whose = _Whose.of(row.group for row in answered)
+    words = "changed the first label of"
+    if _share(lost[0]) == _share(lost[-1]):
+        return f"{words} {_range(lost, ' photographs')}{whose.each(lost)}."
+    best, worst = _count(lost[0], " photographs"), _count(lost[-1])
+    return f"{words} {best} {whose.at} the {whose.by} that withstood it best, of {worst} {whose.at} the one that did worst."
 
 
-def _given_back(rows: Sequence[Row]) -> str:
-    """The best purifier is the one with the best mean over the providers."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        if row.recovery is not None:
-            found.setdefault(row.purifier, []).append(row)
-    if not found:
+def _given_back(rows: Sequence[Row], significant: set[int]) -> str:
+    """The best purifier has the best mean over the providers, of those asked of all; of equals it costs the least."""
+    known = [row for row in rows if row.recovery is not None]
+    if not known:
         return ""
-    means = {name: fmean(row.recovery.value for row in own if row.recovery) for name, own in found.items()}
-    best = max(means, key=means.__getitem__)
-    if means[best] <= 0:
+    everywhere = {row.group for row in known}
+    found: dict[str, list[Row]] = {}
+    for row in known:
+        found.setdefault(row.purifier, []).append(row)
+    if all(row.recovery.numerator <= 0 for row in known if row.recovery):
         return "No purifier gave any back on balance."
-    back = [(row.recovery.numerator, row.recovery.denominator) for row in found[best] if row.recovery]
-    words = f"Of these, {text.plain(best, MOST)} gave back the most: {_range(back)} on balance"
-    if len({row.group for row in rows}) > 1:
-        words += " at each provider" if len(_sorted(back)) == 1 else ", by provider"
-    changed = [(row.cost.k, row.cost.n) for row in found[best] if row.cost is not None and row.cost.n]
-    return f"{words}; it changes {_range(changed, ' clean answers')}." if changed else f"{words}."
+    whole = {name: own for name, own in found.items() if len(own) == len(everywhere)}
+    if not whole:
+        return "No purifier was asked of all of them: the table has each."
+    best = min(whole, key=lambda name: (-_mean_recovery(whole[name]), _mean_cost(whole[name]), natural(name)))
+    return f"Of these, {text.plain(best, MOST)} gave back the most: {_at_what_cost(whole[best], rows, significant)}."
 
 
-def _sorted(counts: Iterable[Count]) -> list[Count]:
-    """By share, each share once."""
-    return list({k / n: (k, n) for k, n in sorted(counts, key=lambda count: count[0] / count[1])}.values())
+def _at_what_cost(own: Sequence[Row], rows: Sequence[Row], significant: set[int]) -> str:
+    """What one purifier gave back, whether that is significant, and what it changes of clean answers."""
+    whose = _Whose.of(row.group for row in rows)
+    back = [(row.recovery.numerator, row.recovery.denominator) for row in own if row.recovery]
+    words = f"{_range(back)} on balance{whose.each(back)}"
+    count = sum(id(row) in significant for row in own)
+    if count in (0, len(own)):
+        words += f" ({'' if count else 'not '}significant)"
+    else:
+        words += f" (significant {whose.at} {count} of them)"
+    changed = [(row.cost.k, row.cost.n) for row in own if row.cost is not None and row.cost.n]
+    return f"{words}; it changes {_range(changed, ' clean answers')}" if changed else words
 
 
-def _range(counts: Iterable[Count], of: str = "") -> str:
+def _mean_recovery(own: Sequence[Row]) -> float:
+    return fmean(row.recovery.value for row in own if row.recovery)
+
+
+def _mean_cost(own: Sequence[Row]) -> float:
+    return fmean(row.cost.k / row.cost.n if row.cost is not None and row.cost.n else 1.0 for row in own)
+
+
+def _range(counts: Sequence[Count], of: str = "") -> str:
     """The lowest and the highest, or the one that all are."""
-    shares = _sorted(counts)
-    lowest, highest = _count(shares[0], of), _count(shares[-1], of)
-    return lowest if len(shares) == 1 else f"{lowest} to {highest}"
+    ordered = sorted(counts, key=lambda count: (_share(count), count))
+    lowest, highest = ordered[0], ordered[-1]
+    if lowest == highest:
+        return _count(lowest, of)
+    return f"{_count(lowest)} to {_count(highest, of)}"
+
+
+def _share(count: Count) -> float:
+    return count[0] / count[1]
 
 
 def _count(count: Count, of: str = "") -> str:
     k, n = count
-    return f"{k} of {n}{of} ({text.percent(k / n, 0)} %)"
+    return f"{text.number(k, 0)} of {n}{of} ({text.percent(k / n, 0)} %)"

@@ -28,11 +28,14 @@ class Paired:
         return metrics.Proportion(self.counts.both + self.counts.after_only, self.counts.n)
 
     @property
-    def untested(self) -> str:
-        """Why there is nothing to test; empty where there is."""
-        if self.counts.n < FEWEST:
-            return f"fewer than {FEWEST} images show nothing"
-        return "" if self.counts.after_only + self.counts.before_only else "no image differs"
+    def differ(self) -> int:
+        """Images of which it is another one now."""
+        return self.counts.after_only + self.counts.before_only
+
+    @property
+    def tested(self) -> bool:
+        """Whether there is anything to test."""
+        return self.counts.n >= FEWEST and self.differ > 0
 
 
 @dataclass(frozen=True)

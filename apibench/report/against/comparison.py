@@ -23,6 +23,7 @@ _SQLITE = b"SQLite format 3\0"  # how such a file begins: https://www.sqlite.org
 class Comparison:
     """``name`` says what is compared with, in plain text; ``store`` and ``campaign`` are that. ``apart``: what is not compared.
 
+    ``of_another``: whether the store is another one than the report's. Its file name is not in ``name``, since it may change.
     ``relabelled``: of how many photographs the store of then has another class than the report, by whose classes both are judged.
     """
 
@@ -32,6 +33,7 @@ class Comparison:
     changes: list[Change]
     apart: list[Apart]
     relabelled: int
+    of_another: bool
 
     @property
     def pairs(self) -> list[tuple[Side, Side]]:
@@ -52,13 +54,13 @@ def compare_with(spec: str, store: Path, groups: Sequence[Answers]) -> Compariso
     if len(campaigns) > 1:
         names = text.plain(", ".join(campaigns), 200)
         raise ApibenchError(
-            f"--against {path}: has several campaigns; name one, as in {path}:{campaigns[0]} (it has: {names})"
+            f"--against {path}: has several campaigns; name one, as in {path}:{text.plain(campaigns[0], 60)} (it has: {names})"
         )
     same = path.samefile(store)
     now = [answers for answers in groups if not (same and answers.group.campaign == campaigns[0])]
     if not now:
         raise ApibenchError(f"--against {spec}: the report is about that very campaign; name an earlier one")
-    name = f"campaign {text.plain(campaigns[0], 60)}" + ("" if same else f" of {text.plain(path.name, 80)}")
+    name = f"campaign {text.plain(campaigns[0], 60)}" + ("" if same else " of another store")
     then, truth = compare.answers(read), now[0].truth
     for answers in then:
         # Else labels put right between the two would look like a change of the vendor's.
@@ -67,7 +69,7 @@ def compare_with(spec: str, store: Path, groups: Sequence[Answers]) -> Compariso
     earlier = read.truth()
     sources = {source for change in found for source in change.sources if source in earlier and source in truth}
     relabelled = sum(earlier[source] != truth[source] for source in sources)
-    return Comparison(name, path, campaigns[0], found, apart, relabelled)
+    return Comparison(name, path, campaigns[0], found, apart, relabelled, not same)
 
 
 def _compared(then: Sequence[Answers], now: Sequence[Answers], spec: str) -> tuple[list[Change], list[Apart]]:

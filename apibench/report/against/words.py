@@ -21,8 +21,8 @@ ABOUT_SHEET = (
     "first {k}, is another one now; in brackets Wilson's 95 % interval. *Agreement*: with the clean label of the same time. "
     "*Correct*: one of the first {k} labels names the image's class, the same class for both times (label map, version {rule}). "
     "Differences are now − then, in points, paired over images, with Newcombe's 95 % interval; *p*: exact McNemar, corrected by "
-    "Holm for all tests of this table; *not tested*: no image differs, or there are fewer than {fewest}. Images that failed on "
-    "either side are left out."
+    "Holm for all tests of this table; *not tested*: it differs for no image, or there are fewer than {fewest}. Images that "
+    "failed on either side are left out."
 )
 KINDS = {"agreement": "agreement", "correct": f"correctness (top {K})"}  # the fields of Change that are tested
 
@@ -86,7 +86,7 @@ def in_words(found: Comparison) -> str:
         parts += [
             f"The first label of {change.first.k} of {change.first.n} clean images changed."
             for change in own.values()
-            if change.is_clean
+            if change.is_clean and change.first.n
         ]
         parts += _significant(own, p_values)
         if untested := "; ".join(_untested(list(own.values()))):
@@ -141,7 +141,7 @@ def _tested(changes: Sequence[Change]) -> Tests:
         (row, kind): metrics.mcnemar_p(paired.counts)
         for row, change in enumerate(changes)
         for kind in KINDS
-        if isinstance(paired := getattr(change, kind), Paired) and not paired.untested
+        if isinstance(paired := getattr(change, kind), Paired) and paired.tested
     }
     return dict(zip(tests, metrics.holm(list(tests.values())), strict=True))
 
@@ -183,7 +183,9 @@ def _untested(own: Sequence[Change]) -> Iterator[str]:
 def _why_untested(change: Change, kind: str) -> str:
     paired: Paired | None = getattr(change, kind)
     if paired is not None:
-        return paired.untested
+        if paired.counts.n < FEWEST:
+            return f"fewer than {FEWEST} images show nothing"
+        return "" if paired.differ else f"no image's {KINDS[kind].partition(' ')[0]} differs"
     if kind == "correct" and change.now.groups[0].truth.keys().isdisjoint(change.sources):
         return "no photograph was given its class"
     return "not known of any image on both sides"
@@ -232,7 +234,7 @@ def _record(change: Change, row: int, p_values: Tests) -> dict[str, Value]:
             f"{column}_difference": paired.counts.difference if paired else None,
             f"{column}_low": interval.low if interval else None,
             f"{column}_high": interval.high if interval else None,
-            f"{column}_p": metrics.mcnemar_p(paired.counts) if paired and not paired.untested else None,
+            f"{column}_p": metrics.mcnemar_p(paired.counts) if paired and paired.tested else None,
             f"{column}_p_holm": p_values.get((row, kind)),
         }
     return record
