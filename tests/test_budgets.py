@@ -109,7 +109,8 @@ def test_a_point_inside_stays(chosen: tuple[str, float], seed: int, size: tuple[
     norm, radius = chosen
     budget = made(norm, radius, seed, size, torch.float32)
     x = budget.clean + 0.999 * (walked(budget, seed) - budget.clean)
-    if norm == "l2":  # a pixel of 1 has no nearer neighbour than 6e-8: around it a tiny ball's points may be rounded out of it
+    if norm == "l2":
+        # A pixel of 1 has no nearer neighbour than 6e-8: around it the points of a tiny ball may be rounded out of it.
         assume(bool(((x - budget.clean).double().flatten(1).norm(dim=1) <= radius).all()))
     assert torch.equal(budget.project(x), x), "to the last bit"
     assert torch.equal(budget.move(x, torch.zeros_like(x)), x)

@@ -64,7 +64,8 @@ class KeepingChannel(grpc.Channel):  # type: ignore[misc]  # grpcio has no types
 
     def __init__(self, channel: grpc.Channel, tap: Callable[[Exchange], None] = lambda _: None) -> None:
         self._channel = channel
-        weakref.finalize(self, channel.close)  # at exit at the latest: once it was listened to, an open one would not let it come
+        # At exit at the latest: once it was listened to, an open channel would not let a program end.
+        weakref.finalize(self, channel.close)
         self._tap = tap
         self._mutex = threading.Lock()
         self._ended = 0  # calls that may have had a connection
