@@ -36,9 +36,8 @@ _SAME = ("provenance", "label_rule", "bootstrap", "store", "report")  # of prove
 _TOLD = ("apibench", "versions")  # of it, too
 _DRAWN_WITH = ("matplotlib", "numpy", "pillow")
 PAGE = "index.html"
-_BESIDE = re.compile(
-    r"index_files/(\d{5,})-[0-9a-f]{12}\.js"
-)  # a photograph's; after its number a hash of what is in it
+# A photograph's; after its number a hash of what is in it.
+_BESIDE = re.compile(r"index_files/(\d{5,})-[0-9a-f]{12}\.js")
 _OTHER_VERSIONS = "its pictures were drawn by other versions of the libraries"
 _OTHER_HASH = f"changed since it was written ({provenance.NAME} has another hash)"
 
