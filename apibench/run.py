@@ -193,6 +193,7 @@ def run(recipe: Recipe, say: Say, text: bytes = b"") -> RunResult:
 
     if text:
         write_atomically(recipe.folder / provenance.RUN_RECIPE, text)
+    say("report: is being written")
     written = write_report(result.store, recipe.folder / "report", recipe.query.campaign)
     result.report, result.page, result.summary = written.report, written.page, written.summary
     return result

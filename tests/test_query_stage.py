@@ -339,8 +339,9 @@ def test_a_cap_on_cost_can_be_rehearsed_and_uses_up_none_of_the_real_one(
     report = stage.query_images([clean_set], store, rehearsal, say=said.append)
     assert (report.answered, report.halted, made.hits) == (3, HaltReason.CAP, 3)
     assert said == [
+        f"emulator: {rehearsal.target} is being loaded",
         "forecast: fake: 5 images, 0 stored, 5 calls to send (emulated: costs nothing; --max-cost counts the list price, "
-        "about $0.5000, as a rehearsal); --max-cost 0.3, $0.00 spent: it stops there before the end"
+        "about $0.5000, as a rehearsal); --max-cost 0.3, $0.00 spent: it stops there before the end",
     ]
     assert stage.query_images([clean_set], store, rehearsal).sent == 0, "over all starts"
     assert stage.query_images([clean_set], store, dataclasses.replace(rehearsal, max_cost=None)).answered == 2

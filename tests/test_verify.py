@@ -311,8 +311,9 @@ def test_labels_that_only_the_store_tells_do_not_count(tmp_path: Path) -> None:
 
 
 def test_no_report_is_nothing_to_verify(store: Path, tmp_path: Path) -> None:
-    with pytest.raises(ApibenchError, match="there is no such folder"):
-        verify_report(store, tmp_path / "nowhere")
+    for folder in (tmp_path / "nowhere", tmp_path):  # a folder of other things is none either
+        with pytest.raises(ApibenchError, match="there is no report;"):
+            verify_report(store, folder)
 
 
 def test_any_file_too_many_is_found(store: Path, report: Path) -> None:

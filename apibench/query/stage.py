@@ -177,6 +177,8 @@ def query_images(
     with ExitStack() as stack:
         recorder = stack.enter_context(Recorder(query.record)) if query.record else None
         replay = _replay(adapter, query, store, key, questions) if query.replay is not None else None
+        if query.emulated and query.endpoint is None and emulator is None:
+            say(f"emulator: {query.target} is being loaded")  # which takes seconds
         provider = stack.enter_context(_connect(adapter, query, emulator, recorder, replay))
         # Only now is it known who will answer, and so what it costs.
         origin = registry.origin_of(provider.host, provider.info, emulated=query.emulated)

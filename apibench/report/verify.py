@@ -77,10 +77,8 @@ def verify_report(
     ``against``: what it was set against, if it was.
     Raises ApibenchError where there is no such folder, the store cannot be read, or ``against`` is missing.
     """
-    if not report.is_dir():
-        raise ApibenchError(
-            f"{report}: there is no such folder; 'apibench report --store {store} --out {report}' makes it"
-        )
+    if not any((report / name).is_file() for name in (provenance.NAME, DOCUMENT)):
+        raise ApibenchError(f"{report}: there is no report; 'apibench report --store {store} --out {report}' makes it")
     about = provenance.read(report).get("report")
     about = about if isinstance(about, dict) else {}
     if against is None and isinstance(other := about.get("against"), dict):
