@@ -155,8 +155,8 @@ def _head(maker: Maker, rows: Sequence[Row]) -> dict[str, Any]:
         "short_left_out": max(0, len(short) - MOST_SUMMARIES),
         "attacks": [(number, text.plain(attack, 40)) for number, attack in enumerate(maker.attacks, 1)],
         "purifiers": [text.plain(purifier, 40) for purifier in maker.purifiers],
-        "charts": (charts := _charts(rows)),
-        "charts_left_out": len(_all_charts(rows)) - len(charts),
+        "charts": (shown := _shown(charts := _charts(rows))),
+        "charts_left_out": len(charts) - len(shown),
         "head": head,
         "body": _repeating(body, len(head) - tables.SHARES - 1),
         "first_share": len(head) - tables.SHARES,
@@ -201,19 +201,18 @@ def _classes(maker: Maker) -> list[tuple[int, str, int]]:
     )
 
 
-def _charts(rows: Sequence[Row]) -> list[Chart]:
+def _shown(charts: Sequence[Chart]) -> list[Chart]:
     """Those of the first attacks: each at every provider, so that no provider is left out for its name."""
-    charts = _all_charts(rows)
     attacks = Counter(chart.attack for chart in charts)
-    shown: Counter[str] = Counter()
+    whole: Counter[str] = Counter()
     for attack, count in attacks.items():
-        if shown and shown.total() + count > MOST_CHARTS:
+        if whole and whole.total() + count > MOST_CHARTS:
             break
-        shown[attack] = count
-    return [chart for chart in charts if chart.attack in shown]
+        whole[attack] = count
+    return [chart for chart in charts if chart.attack in whole]
 
 
-def _all_charts(rows: Sequence[Row]) -> list[Chart]:
+def _charts(rows: Sequence[Row]) -> list[Chart]:
     called = names([row.group for row in rows])
     found: dict[tuple[Group, str], list[Row]] = {}
     for row in rows:

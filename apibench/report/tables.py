@@ -126,6 +126,13 @@ def caption(groups: Iterable[Group]) -> str:
     return f"{origin_caption(groups)}\n\n{COLUMNS}"
 
 
+def adjusted(rows: Sequence[Row]) -> dict[int, float]:
+    """Holm's p of what each purifier changes, by ``id`` of the row: all rows of a report are one family."""
+    tested = [(row, row.paired) for row in rows if row.paired is not None and row.paired.n]
+    p_values = metrics.holm([metrics.mcnemar_p(paired) for _, paired in tested])
+    return {id(row): p for (row, _), p in zip(tested, p_values, strict=True)}
+
+
 def change_table(rows: Sequence[Row]) -> str:
     """What each purifier changes for the same adversarial images: paired difference, its interval and its test. May be empty."""
     shown = [(row, row.paired) for row in rows if row.paired is not None and row.paired.n]
@@ -134,9 +141,9 @@ def change_table(rows: Sequence[Row]) -> str:
     naming = Naming(row.group for row in rows)
     head = [*naming.head(), "Attack", "Purifier", "Images", "Won", "Lost", "Purified − attacked, points", "McNemar p"]
     head += ["p, Holm", "Could show, points"]
-    p_values = [metrics.mcnemar_p(paired) for _, paired in shown]
+    p_values = adjusted(rows)
     body = []
-    for (row, paired), p, adjusted in zip(shown, p_values, metrics.holm(p_values), strict=True):
+    for row, paired in shown:
         interval = metrics.newcombe_interval(paired)
         bounds = f"[{text.percent(interval.low)}, {text.percent(interval.high)}]"
         body.append(
@@ -148,8 +155,8 @@ def change_table(rows: Sequence[Row]) -> str:
                 str(paired.after_only),
                 str(paired.before_only),
                 f"{text.percent(paired.difference)} {bounds}",
-                p_value(p),
-                p_value(adjusted),
+                p_value(metrics.mcnemar_p(paired)),
+                p_value(p_values[id(row)]),
                 text.percent(could_show(paired)),
             ]
         )
@@ -226,9 +233,7 @@ def p_value(value: float) -> str:
 def table_csv(rows: Sequence[Row]) -> str:
     """One line per row of the table, with all that was computed. Shares are in [0, 1]; empty: not defined, or not measured."""
     nothing = Row(Group("", "", "", "", "", "", None), None, NONE, None, None, None, None, None)
-    tested = [(row, row.paired) for row in rows if row.paired is not None and row.paired.n]
-    adjusted = metrics.holm([metrics.mcnemar_p(paired) for _, paired in tested])
-    p_values = {id(row): p for (row, _), p in zip(tested, adjusted, strict=True)}
+    p_values = adjusted(rows)
     return to_csv([_record(row, p_values.get(id(row))) for row in rows], list(_record(nothing)))
 
 

@@ -11,7 +11,7 @@ from statistics import fmean
 
 from apibench import metrics, text
 from apibench.report.compare import NONE, Group, Row, natural
-from apibench.report.tables import main_table, origin_caption
+from apibench.report.tables import adjusted, main_table, origin_caption
 
 MOST = 40  # characters of a name
 ON_SCREEN = 16  # rows of a table that a terminal shows at once, with a caption
@@ -28,11 +28,7 @@ def summary(rows: Sequence[Row]) -> str:
 
 def by_attack(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """By attack, in a sentence or two: what it took at the providers, and which purifier gave back most of it."""
-    tested = [
-        row for row in rows if row.paired is not None and row.paired.n
-    ]  # as the report's table of changes has them
-    p_values = metrics.holm([metrics.mcnemar_p(row.paired) for row in tested if row.paired])
-    significant = {id(row) for row, p in zip(tested, p_values, strict=True) if p < metrics.ALPHA}
+    significant = {row for row, p in adjusted(rows).items() if p < metrics.ALPHA}
     found: dict[str, list[Row]] = {}
     for row in rows:
         if row.attack is not None:
