@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,12 @@ def use_threads(threads: int | None, device: str) -> None:
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0]
         raise ApibenchError(f"--device {device}: not usable here: {first[:120]}; --device cpu is") from error
+
+
+def tell(notes: Iterable[str]) -> None:
+    """What a user has to know beside the result, on standard error, a line each."""
+    for note in notes:
+        click.echo(text.plain(note, 400), err=True)
 
 
 def list_failed(failed: Sequence[tuple[str, str]], ignored: int) -> ExitCode:

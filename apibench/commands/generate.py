@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from apibench import defaults, text
+from apibench import defaults
 from apibench.attacks.catalogue import AIMS, LINF, NORMS, UNTARGETED
 from apibench.errors import ApibenchError, ExitCode
 from apibench.options import DEVICE, ENGINE, FILE, FOLDER, MAX_SIDE, THREADS
-from apibench.terminal import beside, list_failed, use_threads
+from apibench.terminal import beside, list_failed, tell, use_threads
 
 
 @click.command()
@@ -117,8 +117,7 @@ def generate(
         use_threads(threads, device)
     part = stage.Shard.parse(shard) if shard else None
     source = open_source(images, clean_out or beside(out), labels=labels, max_side=max_side, limit=limit)
-    for note in source.notes:
-        click.echo(text.plain(note, 400), err=True)
+    tell(source.notes)
     made = stage.generate(
         source.images, out, settings, surrogates, targets=targets, shard=part, limit=limit, chunk=chunk, engine=where
     )

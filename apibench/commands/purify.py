@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from apibench import defaults, text
+from apibench import defaults
 from apibench.errors import ExitCode
 from apibench.options import DEVICE, ENGINE, FOLDER, MAX_SIDE, THREADS
-from apibench.terminal import beside, list_failed, use_threads
+from apibench.terminal import beside, list_failed, tell, use_threads
 
 
 @click.command()
@@ -59,8 +59,7 @@ def purify(
         use_threads(threads, device)
     chosen = purifiers.create(purifier, iterations)
     source = open_source(images, clean_out or beside(out), max_side=max_side)
-    for note in source.notes:
-        click.echo(text.plain(note, 400), err=True)
+    tell(source.notes)
     made = stage.purify(source.images, out, chosen, seed=seed, engine=where)
     for line in differences(made.images.records):
         click.echo(f"made on machines that differ: {line}", err=True)

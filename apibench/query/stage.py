@@ -43,7 +43,7 @@ def plan(
     check_files(store, query)
     adapter = registry.adapter(query.provider)
     questions = _questions(images)
-    origin = UNTOLD if keys.is_untold(adapter, query) else keys.expected(adapter, query)[0]
+    origin = _planned(adapter, query)
     before = NOTHING_BEFORE
     if store.is_file() and store.stat().st_size:  # an empty file is a store whose making was cut off
         key, limits = keys.expected_key(adapter, query), _limits(adapter.info, adapter, query)
@@ -57,6 +57,11 @@ def plan(
         promised_cost=sum(other.cost or 0.0 for other in mine),
     )
     return estimate(query, len(questions) + missing, before, origin)
+
+
+def _planned(adapter: Adapter, query: QuerySettings) -> str:
+    """The origin as far as a plan can know it."""
+    return UNTOLD if keys.is_untold(adapter, query) else keys.expected(adapter, query)[0]
 
 
 def _before(
@@ -105,7 +110,7 @@ def estimate(query: QuerySettings, images: int, before: Before = NOTHING_BEFORE,
         from apibench import classifiers
 
         classifiers.check(query.target)
-    origin = origin or (UNTOLD if keys.is_untold(adapter, query) else keys.expected(adapter, query)[0])
+    origin = origin or _planned(adapter, query)
     batch = min(query.batch, adapter.info.max_batch)
     return Plan(
         provider=query.provider,
