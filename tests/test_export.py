@@ -25,8 +25,8 @@ from apibench.report import provenance
 from apibench.report.verify import verify_report
 from apibench.terminal import run_command
 from tests.conftest import paint
+from tests.reportmaker import ATTACK, change, make_store, raw
 from tests.storemaker import StoreMaker
-from tests.test_verify import ATTACK, change, make_store, raw
 
 Streams = pytest.CaptureFixture[str]
 HEX = "0a1b2c3d" * 4  # of the form of an Azure key, and of an id of Clarifai

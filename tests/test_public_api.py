@@ -19,8 +19,8 @@ from apibench._torch import torch
 from apibench.cli import cli
 from apibench.report import main_table
 from tests.conftest import tiny_classifier
+from tests.reportmaker import ATTACK, make_store
 from tests.storemaker import StoreMaker
-from tests.test_verify import ATTACK, make_store
 
 
 def run(code: str) -> str:

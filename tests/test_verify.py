@@ -1,7 +1,8 @@
+"""Is a report what its store says, whatever was changed, added or renamed?"""
+
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -12,45 +13,22 @@ import pytest
 
 from apibench.cli import cli
 from apibench.errors import ApibenchError
-from apibench.imageset import encode_png
 from apibench.query.contract import Label
-from apibench.report import page, provenance, write_report
-from apibench.report.verify import Verification, verify_report
+from apibench.report import provenance, write_report
+from apibench.report.verify import verify_report
 from apibench.terminal import run_command
-from tests.conftest import paint
+from tests.reportmaker import (
+    ATTACK,
+    Streams,
+    change,
+    forge,
+    make_store,
+    names,
+    raw,
+    replace,
+    snapshot,
+)
 from tests.storemaker import StoreMaker
-
-ATTACK = "mi-di/eps16"
-SAID = {"clean": ["Dog", "Cat"], ATTACK: ["Fox", "Dog"], f"{ATTACK}+ncis/2": ["Dog"], "clean+ncis/2": ["Dog"]}
-Streams = pytest.CaptureFixture[str]
-
-
-def raw(names: list[str]) -> bytes:
-    """What AWS Rekognition says of an image."""
-    labels = [{"Name": name, "Confidence": 90 - 10 * rank, "Parents": []} for rank, name in enumerate(names)]
-    return json.dumps({"Labels": labels, "LabelModelVersion": "3.0"}).encode()
-
-
-def make_store(folder: Path, *, images: bool = False, campaigns: tuple[str, ...] = ("default",)) -> Path:
-    """Four photographs, an attack and a purifier, answered by what looks like AWS; with ``images`` their files too.
-
-    To a store that is there, campaigns are added.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    maker = StoreMaker(folder / "store.sqlite")
-    for campaign in campaigns:
-        for number, source in enumerate("ABCD"):
-            for variant, names in SAID.items():
-                data = b""
-                where = "sets/" + variant.replace("/", "-")
-                if images:
-                    data = encode_png(paint(number + 10 * len(variant), 24, 32))
-                    (folder / where).mkdir(parents=True, exist_ok=True)
-                    (folder / where / f"{source}.png").write_bytes(data)
-                labels = [Label(name, (90 - 10 * rank) / 100) for rank, name in enumerate(names)]
-                about = {"raw": raw(names), "version": "3.0", "folder": where, "file": f"{source}.png"}
-                maker.ask(source, variant, labels, provider="aws", data=data, campaign=campaign, **about)  # type: ignore[arg-type]
-    return maker.close()
 
 
 @pytest.fixture
@@ -61,29 +39,6 @@ def store(tmp_path: Path) -> Path:
 @pytest.fixture
 def report(store: Path, tmp_path: Path) -> Path:
     return write_report(store, tmp_path / "report").report.parent
-
-
-def change(store: Path, *statements: str) -> None:
-    with closing(sqlite3.connect(store)) as connection:
-        for statement in statements:
-            connection.execute(statement)
-        connection.commit()
-
-
-def replace(path: Path, old: str, new: str) -> None:
-    content = path.read_text(encoding="utf-8")
-    assert old in content
-    path.write_text(content.replace(old, new, 1), encoding="utf-8")
-
-
-def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
-
-
-def names(found: Verification) -> set[str]:
-    """The files that differ."""
-    return {line.partition(",")[0].partition(":")[0] for line in found.differences}
 
 
 def test_a_report_is_what_its_store_says_and_nothing_is_written(store: Path, report: Path, capsys: Streams) -> None:
@@ -436,170 +391,6 @@ def test_another_picture_in_the_page_is_told_as_one(tmp_path: Path) -> None:
     assert verify_report(store, report).differences == ("index.html: a picture in it is another one",)
 
 
-# --- with image files, and without ---
-
-
-@pytest.mark.parametrize("what", ["pipe", "device"])
-def test_what_a_store_names_and_is_no_file_is_not_read(tmp_path: Path, what: str) -> None:
-    """A store from elsewhere: reading one would never end."""
-    store = make_store(tmp_path / "run", images=True)
-    report = write_report(store, tmp_path / "report").report.parent
-    if what == "pipe":
-        (store.parent / "sets" / "clean" / "A.png").unlink()
-        os.mkfifo(store.parent / "sets" / "clean" / "A.png")
-    else:
-        change(store, "UPDATE images SET folder = '/dev', file = 'zero' WHERE variant = 'clean' AND source = 'A'")
-    found = verify_report(store, report)
-    assert any(line.startswith("index.html: pictures in it not compared") for line in found.notes)
-
-
-def test_pictures_count_where_the_images_are_at_hand(tmp_path: Path) -> None:
-    store = make_store(tmp_path / "run", images=True)
-    report = write_report(store, tmp_path / "report").report.parent
-    assert verify_report(store, report).holds
-    for name in ("picture.png", "index.html"):
-        content = (report / name).read_bytes()
-        (report / name).write_bytes(content + b" ")
-        assert names(verify_report(store, report)) == {name}
-        (report / name).write_bytes(content)
-
-
-@pytest.mark.parametrize("how", ["removed", "changed"])
-def test_where_they_are_not_it_is_said_and_the_files_must_be_those_that_were_written(tmp_path: Path, how: str) -> None:
-    store = make_store(tmp_path / "run", images=True)
-    report = write_report(store, tmp_path / "report").report.parent
-    if how == "removed":
-        shutil.rmtree(store.parent / "sets")
-    else:
-        (store.parent / "sets" / "clean" / "A.png").write_bytes(b"another")
-    found = verify_report(store, report)
-    assert found.holds
-    assert any(line.startswith("index.html: pictures in it not compared") for line in found.notes)
-    assert any(line.startswith("report.md: sections not compared") for line in found.notes)
-
-    replace(report / "noise.csv", "16", "17")
-    assert names(verify_report(store, report)) == {"noise.csv"}
-    replace(
-        report / "report.md", "## What was asked", "A line more\n\n## What was asked"
-    )  # in the section of the noise
-    replace(report / "report.md", "10000 resamples", "9000 resamples")
-    assert names(verify_report(store, report)) == {"noise.csv", "report.md"}
-
-
-def forge(report: Path) -> None:
-    """Let the provenance say of every file that it is the one that was written."""
-    content = provenance.read(report)
-    written = (path for path in report.rglob("*") if path.is_file() and path.name != provenance.NAME)
-    content["files"] = {path.relative_to(report).as_posix(): provenance.sha256(path) for path in written}
-    (report / provenance.NAME).write_text(json.dumps(content))
-
-
-def many(folder: Path) -> Path:
-    """As many photographs as a page does not show at first, with their files."""
-    maker = StoreMaker(folder / "store.sqlite")
-    for number in range(page.SHOWN + 2):
-        for variant, said in (("clean", ["Dog"]), (ATTACK, ["Fox"])):
-            data, where = encode_png(paint(number + len(variant), 24, 32)), variant.replace("/", "-")
-            (folder / where).mkdir(exist_ok=True)
-            (folder / where / f"{number:02}.png").write_bytes(data)
-            about = {"raw": raw(said), "version": "3.0", "folder": where, "file": f"{number:02}.png"}
-            labels = [Label(name, 0.9) for name in said]
-            maker.ask(f"{number:02}", variant, labels, provider="aws", data=data, **about)  # type: ignore[arg-type]
-    return maker.close()
-
-
-@pytest.mark.parametrize("gone", ["all", "one", "never there"])
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("0.0 [0.0, 49.0] 0/4", "100.0 [51.0, 100.0] 4/4"),  # of a chart
-        ("<b>0.0</b>", "<b>100.0</b>"),  # of the table
-        ('<span class="score">0.90</span>', '<span class="score">0.10</span>'),  # under a picture
-        ('<div class="picture">', '<div class="picture"><p class="note">kept in all cases</p>'),
-        ("</style>", "body { display: none }</style>"),
-    ],
-)
-def test_the_words_of_the_page_count_without_image_files(gone: str, old: str, new: str, tmp_path: Path) -> None:
-    store = make_store(tmp_path / "run", images=gone != "never there")
-    report = write_report(store, tmp_path / "report").report.parent
-    if gone == "all":
-        shutil.rmtree(store.parent / "sets")
-    elif gone == "one":
-        (store.parent / "sets" / "clean" / "A.png").unlink()
-    assert verify_report(store, report).differences == ()
-    replace(report / "index.html", old, new)
-    forge(report)
-    (line,) = verify_report(store, report).differences
-    assert line.startswith("index.html: its t")
-
-
-@pytest.mark.parametrize("beside", [False, True])
-def test_photographs_after_the_first_count_without_image_files(
-    beside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They are JSON within the page, or in files beside it, which are called otherwise where their pictures are others."""
-    if beside:
-        monkeypatch.setattr(page, "MOST_INLINE", 5)
-    store = many(tmp_path)
-    report = write_report(store, tmp_path / "report").report.parent
-    shutil.rmtree(tmp_path / "clean")
-    assert verify_report(store, report).differences == ()
-    path = next((report / "index_files").glob("00012-*.js")) if beside else report / "index.html"
-    start, mark, end = path.read_text().rpartition("Fox")
-    path.write_text(f"{start}Dog{end}")
-    assert mark
-    forge(report)
-    (line,) = verify_report(store, report).differences
-    assert line.startswith(f"{path.relative_to(report).as_posix()}: its text")
-    assert "says Dog 0.90, recomputed Fox 0.90" in line
-
-
-def test_a_file_beside_the_page_is_there_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "MOST_INLINE", 5)
-    store = many(tmp_path)
-    report = write_report(store, tmp_path / "report").report.parent
-    (tmp_path / "clean" / "11.png").unlink()
-    first = next((report / "index_files").glob("00012-*.js"))
-    shutil.copy(first, first.with_name("00012-000000000000.js"))
-    forge(report)
-    assert len(names(verify_report(store, report)) & {first.name, "index_files/00012-000000000000.js"}) == 1
-
-
-def test_sections_of_pictures_say_what_such_sections_say(tmp_path: Path) -> None:
-    store = make_store(tmp_path / "run", images=True)
-    report = write_report(store, tmp_path / "report").report.parent
-    shutil.rmtree(store.parent / "sets")
-    replace(report / "report.md", "## Picture\n", "## Picture\n\n**All numbers above are wrong.**\n")
-    forge(report)
-    (line,) = verify_report(store, report).differences
-    assert line.startswith("report.md, line ")
-    assert line.endswith("says **All numbers above are wrong.**, which no report does there")
-
-
-@pytest.mark.parametrize("name", ["figures/providers.png", "figures/providers.svg", "figures/iterations-2.png"])
-def test_figures_of_numbers_need_no_image_files(name: str, tmp_path: Path) -> None:
-    store = make_store(tmp_path / "run", images=True)
-    report = write_report(store, tmp_path / "report").report.parent
-    shutil.rmtree(store.parent / "sets")
-    (report / name).write_bytes(b"another")
-    forge(report)
-    assert names(verify_report(store, report)) == {name}
-
-
-def test_what_could_not_be_compared_is_named_at_the_end(tmp_path: Path, capsys: Streams) -> None:
-    store = make_store(tmp_path / "run", images=True)
-    report = write_report(store, tmp_path / "report").report.parent
-    asked = ["report", "--store", str(store), "--out", str(report), "--verify"]
-    assert run_command(cli, asked) == 0
-    assert capsys.readouterr().out.endswith(" files compared)\n")
-    shutil.rmtree(store.parent / "sets")
-    assert run_command(cli, asked) == 0
-    end = (
-        " files compared, except 4 that cannot be here: noise.csv, figures/noise.png, figures/noise.svg, picture.png)\n"
-    )
-    assert capsys.readouterr().out.endswith(end)
-
-
 def test_names_of_files_come_to_the_terminal_as_text(store: Path, report: Path) -> None:
     (report / "\x1b[2Jmine\x07.png").write_bytes(b"x")
     forge(report)
@@ -626,83 +417,3 @@ def test_other_versions_of_the_libraries_are_told_and_no_difference(
     found = verify_report(store, report)
     assert found.holds
     assert any("made with other versions" in line and "numpy 0.0.0" in line for line in found.notes)
-
-
-# --- provenance ---
-
-
-def test_provenance_names_store_rule_seed_and_every_file_and_no_folder_of_this_machine(
-    store: Path, report: Path
-) -> None:
-    text = (report / provenance.NAME).read_text()
-    found = json.loads(text)
-    answers = found["store"].pop("answers_sha256")
-    assert found["store"] == {"name": "store.sqlite", "sha256": provenance.sha256(store)}
-    assert len(answers) == 64
-    assert found["report"] == {"campaign": None, "campaigns": ["default"]}
-    assert found["bootstrap"]["seed"] is not None
-    assert found["label_rule"]
-    assert found["versions"]["numpy"]
-    assert set(found["files"]) == {
-        path.relative_to(report).as_posix()
-        for path in report.rglob("*")
-        if path.is_file() and path.name != provenance.NAME
-    }
-    assert all(provenance.sha256(report / name) == digest for name, digest in found["files"].items())
-    assert str(store.parent) not in text
-    assert str(Path.home()) not in text
-
-
-def test_the_same_store_gives_the_same_bytes(store: Path, report: Path, tmp_path: Path) -> None:
-    copied = tmp_path / "elsewhere"
-    copied.mkdir()
-    shutil.copy(store, copied)
-    write_report(copied / store.name, copied / "report")
-    assert (copied / "report" / provenance.NAME).read_bytes() == (report / provenance.NAME).read_bytes()
-
-
-def test_a_store_is_hashed_once_for_a_report(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store may have gigabytes, and may be written to between two looks."""
-    hashed: list[Path] = []
-    real = provenance.sha256
-    monkeypatch.setattr(provenance, "sha256", lambda path: (hashed.append(path), real(path))[1])  # type: ignore[func-returns-value]
-    write_report(store, tmp_path / "report")
-    assert hashed.count(store) == 1
-
-
-def test_the_recipe_of_the_run_is_in_it_without_folders(store: Path, tmp_path: Path) -> None:
-    recipe = store.parent / provenance.RUN_RECIPE
-    recipe.write_text('name = "mine"\n[images]\nsource = "/home/somebody/photos"\n[generate]\nseed = 7\n')
-    write_report(store, tmp_path / "report")
-    found = provenance.read(tmp_path / "report")["recipe"]
-    assert found["sha256"] == provenance.sha256(recipe)
-    assert found["content"] == {"name": "mine", "images": {"source": "…/photos"}, "generate": {"seed": 7}}
-
-
-def test_image_sets_at_hand_are_named_by_their_manifest(store: Path, tmp_path: Path) -> None:
-    folder = store.parent / "sets" / "clean"
-    folder.mkdir(parents=True)
-    (folder / "set.json").write_text('{"stage": "import", "max_side": 64}')
-    (folder / "manifest.jsonl").write_text("{}\n")
-    write_report(store, tmp_path / "report")
-    (found,) = provenance.read(tmp_path / "report")["image_sets"]
-    assert found["name"] == "clean"
-    assert found["made_by"] == {"stage": "import", "max_side": 64}
-    assert found["manifest_sha256"] == provenance.sha256(folder / "manifest.jsonl")
-
-
-@pytest.mark.parametrize(
-    ("text", "plain"),
-    [
-        ("file:resnet18=/home/somebody/my.pth?mean=0.5", "file:resnet18=…/my.pth?mean=0.5"),
-        ("/home/somebody/photos", "…/photos"),
-        ("~/photos/cats", "…/cats"),
-        ("C:\\Users\\somebody\\cats", "…/cats"),
-        ("cannot read '/tmp/x/y.png'", "cannot read '…/y.png'"),
-        ("https://example.com/a/b", "https://example.com/a/b"),
-        ("pypi:foolbox", "pypi:foolbox"),
-        ("data/photos", "data/photos"),
-    ],
-)
-def test_a_path_loses_its_folders_and_nothing_else_does(text: str, plain: str) -> None:
-    assert provenance.without_folders({"a": [text]}) == {"a": [plain]}
